@@ -1,0 +1,27 @@
+//! Where data enters and leaves: sources, decoders, sinks, and the write-ahead buffer between.
+//!
+//! **Architecture invariant:** nothing here knows timely. A connector is tested without a dataflow.
+
+pub mod buffer;
+pub mod context;
+pub mod decoder;
+pub mod decoders;
+pub mod document;
+pub mod error;
+pub mod metrics;
+pub mod sink;
+pub mod sinks;
+pub mod source;
+pub mod sources;
+
+pub use context::ConnectorContext;
+pub use decoder::{Decoded, Decoder, DecoderConfig, DecoderEntry, Demand};
+pub use decoders::DECODERS;
+pub use error::ConnectorError;
+pub use metrics::Metrics;
+pub use sink::{Guarantee, Sink, SinkConfig, SinkEntry};
+pub use sinks::SINKS;
+pub use source::{
+    Ack, Budget, Intake, Listener, NotDurable, Received, Source, SourceConfig, SourceEntry, SourceKind,
+};
+pub use sources::SOURCES;

@@ -1,0 +1,177 @@
+//! Where data enters.
+//!
+//! Two kinds. A [`Source`] has a log of its own that can be read again (a file, a Kafka topic, the seeded generator).
+//! A [`Listener`] has none (TCP, UDP, HTTP …): the runtime puts the write-ahead buffer behind it, which makes it a
+//! [`Source`].
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use logdrive_schemas::component::{Component, ConfigError, Node};
+use logdrive_schemas::{Chunk, MessageRange, Partition, Position};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::context::ConnectorContext;
+use crate::error::ConnectorError;
+
+/// How much one call may return.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { messages: 16_384, bytes: 4 << 20 }
+    }
+}
+
+/// A log that can be read again from a position.
+#[async_trait]
+pub trait Source: Send {
+    /// Opens the log. `delivered` holds, per partition, the first offset that is not yet delivered; a partition that
+    /// is not listed starts where the configuration says. Called until it succeeds, and again after an error that
+    /// asks for it. Leaves nothing behind on failure.
+    async fn connect(&mut self, delivered: &[Position]) -> Result<(), ConnectorError>;
+
+    /// Waits for the next chunk, no larger than `budget` (one message may exceed it alone). Cancel-safe: dropping
+    /// the future loses nothing. `Err(End)` when there will be no more; it is then not called again.
+    async fn recv(&mut self, budget: Budget) -> Result<Chunk, ConnectorError>;
+
+    /// Everything before `upto` is durable in every sink; the far end may forget it. Positions only grow within a
+    /// partition. Never called for data that could still be lost. May be called between any two `recv`.
+    async fn commit(&mut self, upto: Position) -> Result<(), ConnectorError>;
+
+    /// Positions that must survive a restart are kept by the runtime (in `<data_dir>/positions`) for sources that
+    /// say true; the write-ahead buffer keeps its own.
+    fn wants_positions_kept(&self) -> bool {
+        true
+    }
+}
+
+/// Answers a peer that waits until its data is durable. Dropping it means "not durable".
+pub type Ack = oneshot::Sender<Result<(), NotDurable>>;
+
+/// The data could not be made durable; the peer should send it again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("not durable: {0}")]
+pub struct NotDurable(pub String);
+
+/// Messages from one peer, received together.
+pub struct Received {
+    /// All messages, one behind the other, with whatever lay between them. At most 64 MiB.
+    pub data: Bytes,
+    /// Where each message lies in `data`, ascending.
+    pub messages: Vec<MessageRange>,
+    /// Who sent them.
+    pub peer: Option<std::sync::Arc<str>>,
+    /// Told when the messages are durable (or, with `buffer: { mode: memory }`, delivered).
+    pub ack: Option<Ack>,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received").field("messages", &self.messages.len()).field("peer", &self.peer).finish()
+    }
+}
+
+/// The way from a listener into its buffer: bounded, so that a full buffer stops the listener from reading.
+#[derive(Clone, Debug)]
+pub struct Intake(pub(crate) mpsc::Sender<Received>);
+
+impl Intake {
+    /// An intake and its other end, holding up to `depth` groups of messages.
+    #[must_use]
+    pub fn channel(depth: usize) -> (Self, mpsc::Receiver<Received>) {
+        let (sender, receiver) = mpsc::channel(depth);
+        (Self(sender), receiver)
+    }
+
+    /// Hands messages over, waiting while the buffer is full. Cancel-safe only in that nothing is sent.
+    ///
+    /// # Errors
+    /// If the pipeline has stopped; the messages were not taken.
+    pub async fn send(&self, received: Received) -> Result<(), NotDurable> {
+        self.0.send(received).await.map_err(|_| NotDurable("the pipeline has stopped".into()))
+    }
+}
+
+/// A source without a log of its own.
+#[async_trait]
+pub trait Listener: Send {
+    /// Binds sockets and opens files, so that an address in use is an error before anything runs. Called once.
+    async fn bind(&mut self) -> Result<(), ConnectorError>;
+
+    /// Receives until the input ends (`Ok`) or `shutdown` of its context is cancelled (`Ok`, after handing over what
+    /// it has). Trouble with one peer is counted and logged, never returned.
+    async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError>;
+}
+
+/// What a source's configuration builds.
+pub enum SourceKind {
+    /// It has a log of its own.
+    Log(Box<dyn Source>),
+    /// It needs the write-ahead buffer.
+    Listener(Box<dyn Listener>),
+}
+
+/// The YAML of a source, without the keys that belong to the plan (`type`, `decoder`, `schema`, `buffer`).
+pub trait SourceConfig: Component {
+    /// Reads certificates and the like; opens no connection.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; the span may be left empty, the caller fills it in.
+    fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError>;
+}
+
+/// One line of the registry.
+pub struct SourceEntry {
+    /// `type:`.
+    pub name: &'static str,
+    /// A complete fragment of YAML.
+    pub example: &'static str,
+    /// The JSON Schema of its keys.
+    pub schema: fn() -> schemars::Schema,
+    /// Reads the YAML without building.
+    pub check: fn(&Node, &mut Vec<ConfigError>),
+    /// Reads the YAML and builds.
+    pub build: fn(&Node, &ConnectorContext) -> Result<SourceKind, Vec<ConfigError>>,
+}
+
+impl SourceEntry {
+    /// The entry of a configuration type.
+    #[must_use]
+    pub const fn of<C: SourceConfig>() -> Self {
+        Self {
+            name: C::NAME,
+            example: C::EXAMPLE,
+            schema: || schemars::schema_for!(C),
+            check: |node, errors| {
+                logdrive_schemas::component::parse::<C>(node, errors);
+            },
+            build: |node, cx| {
+                let mut errors = Vec::new();
+                let config = logdrive_schemas::component::parse::<C>(node, &mut errors).ok_or(errors)?;
+                config.build(cx).map_err(|e| vec![spanned(e, node)])
+            },
+        }
+    }
+}
+
+/// Gives an error without a place the place of its component.
+pub(crate) fn spanned(mut error: ConfigError, node: &Node) -> ConfigError {
+    if error.span.len == 0 {
+        error.span = node.span;
+    }
+    error
+}
+
+/// A partition number for text that names a sequence, such as a path: xxh3 of it.
+#[must_use]
+pub fn partition_of(name: &str) -> Partition {
+    Partition(xxhash_rust::xxh3::xxh3_64(name.as_bytes()))
+}

@@ -1,0 +1,19 @@
+//! The timely glue: the container that streams carry.
+
+use logdrive_schemas::Batch;
+use timely::Accountable;
+use timely::dataflow::Stream;
+
+/// What a channel carries. The record count is the number of **rows**, so that splitting a batch by key preserves the
+/// count that progress tracking relies on.
+#[derive(Clone, Debug, Default)]
+pub struct Batches(pub Vec<Batch>);
+
+impl Accountable for Batches {
+    fn record_count(&self) -> i64 {
+        self.0.iter().map(|batch| batch.num_rows() as i64).sum()
+    }
+}
+
+/// A stream of batches, stamped with [`logdrive_schemas::Epoch`] as a plain number.
+pub type BatchStream<'scope> = Stream<'scope, u64, Batches>;

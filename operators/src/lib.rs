@@ -1,0 +1,17 @@
+//! What happens to rows: stateless steps, detectors, and the timely glue that both need.
+//!
+//! **Architecture invariant:** no tokio, no sockets, no clock, no random numbers. Time comes from rows and epochs.
+
+pub mod detector;
+pub mod expression;
+pub mod flow;
+pub mod fraud;
+pub mod step;
+pub mod steps;
+
+pub use detector::{Checkpoint, Detector, DetectorConfig, DetectorContext, DetectorEntry, WorkerContext};
+pub use expression::{CompileError, Compiler, Expression, ExpressionError};
+pub use flow::{BatchStream, Batches};
+pub use fraud::DETECTORS;
+pub use step::{Emit, Stage, Step, StepConfig, StepContext, StepEntry, StepPlan};
+pub use steps::STEPS;
