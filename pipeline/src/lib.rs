@@ -1,1 +1,10 @@
-//! x
+//! The pipeline: configuration, running dataflow, checkpoints, API and command line.
+//!
+//! **Architecture invariant:** `topology` is the only place where tokio and timely meet.
+
+pub mod api;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod storage;
+pub mod topology;

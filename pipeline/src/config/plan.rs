@@ -1,0 +1,196 @@
+//! The checked plan: what a configuration means, with every name resolved and every type known.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use logdrive_connectors::buffer::BufferConfig;
+use logdrive_connectors::{DecoderEntry, Demand, Guarantee, SinkEntry, SourceEntry};
+use logdrive_operators::{Detector, Stage, StepPlan};
+use logdrive_schemas::RowSchema;
+use logdrive_schemas::component::{Node, Span};
+
+/// A pipeline that can run.
+pub struct Plan {
+    /// Buffers, checkpoints, positions, queues.
+    pub data_dir: PathBuf,
+    /// Timely workers.
+    pub workers: usize,
+    /// Where the API listens; `None` if it is off.
+    pub api: Option<SocketAddr>,
+    /// How many bytes of one source may be received and not delivered.
+    pub in_flight_max_bytes: u64,
+    /// How long a graceful stop may take.
+    pub drain_timeout: Duration,
+    /// Where messages come from.
+    pub sources: Vec<SourcePlan>,
+    /// Ordered so that each comes after its inputs.
+    pub streams: Vec<StreamPlan>,
+    /// Stateful operators.
+    pub detectors: Vec<DetectorPlan>,
+    /// Where rows go. Those that read `rejects` come last.
+    pub sinks: Vec<SinkPlan>,
+    /// `tests:`.
+    pub tests: Vec<TestCase>,
+}
+
+/// A source and its decoder.
+pub struct SourcePlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its `type:`.
+    pub entry: &'static SourceEntry,
+    /// Its configuration.
+    pub node: Node,
+    /// Its decoder.
+    pub decoder: &'static DecoderEntry,
+    /// The decoder's configuration.
+    pub decoder_node: Node,
+    /// The declared fields.
+    pub schema: RowSchema,
+    /// The fields that the pipeline reads.
+    pub demand: Demand,
+    /// The write-ahead buffer, if it needs one.
+    pub buffer: BufferConfig,
+}
+
+/// A node that rows come out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Input {
+    /// Findings.
+    Detector(usize),
+    /// Everything that failed.
+    Rejects,
+    /// A source's rows.
+    Source(usize),
+    /// A stream's rows.
+    Stream(usize),
+}
+
+/// Rows of one layout: a path from one source through steps. A stream over two sources has two lanes.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    /// The source, or nothing for findings and rejects.
+    pub source: Option<usize>,
+    /// What its rows look like.
+    pub stage: Stage,
+    /// The event-time column.
+    pub event_time: String,
+    /// How late a row may be.
+    pub lateness: Duration,
+}
+
+/// A stream: inputs and steps.
+pub struct StreamPlan {
+    /// Its name; a routed part is `stream.route`.
+    pub name: Arc<str>,
+    /// Where its rows come from.
+    pub inputs: Vec<Input>,
+    /// The steps for each lane of each input, in the order of `inputs` and of their lanes.
+    pub lanes: Vec<LanePlan>,
+}
+
+/// The steps of one lane.
+pub struct LanePlan {
+    /// The steps, in order.
+    pub steps: Vec<StepPlan>,
+    /// What comes out.
+    pub output: Lane,
+}
+
+/// A detector.
+pub struct DetectorPlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its `type:`.
+    pub kind: &'static str,
+    /// Where its rows come from.
+    pub inputs: Vec<Input>,
+    /// The columns of all inputs joined: every lane is brought to this schema.
+    pub input: Stage,
+    /// The detector.
+    pub detector: Arc<dyn Detector>,
+    /// Its findings.
+    pub output: Lane,
+}
+
+/// A sink.
+pub struct SinkPlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its `type:`.
+    pub entry: &'static SinkEntry,
+    /// Its configuration.
+    pub node: Node,
+    /// Where its rows come from.
+    pub inputs: Vec<Input>,
+    /// `where`, for each lane of each input.
+    pub filters: Vec<Option<StepPlan>>,
+    /// How strong its promise is.
+    pub guarantee: Guarantee,
+    /// What it may spill to disk.
+    pub queue: QueueConfig,
+}
+
+/// `queue:` of a sink: what waits on disk while the sink cannot take it.
+#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueueConfig {
+    /// How much may wait on disk. Beyond it the sources are slowed. 0 turns the queue off.
+    #[serde(default = "QueueConfig::max_bytes_default", deserialize_with = "logdrive_schemas::component::bytes")]
+    #[schemars(with = "String")]
+    pub max_bytes: u64,
+    /// How much may wait in memory before the queue is used.
+    #[serde(default = "QueueConfig::memory_bytes_default", deserialize_with = "logdrive_schemas::component::bytes")]
+    #[schemars(with = "String")]
+    pub memory_bytes: u64,
+}
+
+impl QueueConfig {
+    fn max_bytes_default() -> u64 {
+        1 << 30
+    }
+
+    fn memory_bytes_default() -> u64 {
+        32 << 20
+    }
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { max_bytes: Self::max_bytes_default(), memory_bytes: Self::memory_bytes_default() }
+    }
+}
+
+/// One entry of `tests:`.
+#[derive(Clone, Debug)]
+pub struct TestCase {
+    /// What it shows.
+    pub name: String,
+    /// Where it stands.
+    pub span: Span,
+    /// Messages per source.
+    pub input: Vec<(usize, Vec<String>)>,
+    /// Expected documents per stream, detector or `rejects`.
+    pub expect: Vec<(Input, Vec<serde_json::Value>)>,
+}
+
+impl Plan {
+    /// The name of a node.
+    #[must_use]
+    pub fn name(&self, input: Input) -> &str {
+        match input {
+            Input::Detector(idx) => &self.detectors[idx].name,
+            Input::Rejects => "rejects",
+            Input::Source(idx) => &self.sources[idx].name,
+            Input::Stream(idx) => &self.streams[idx].name,
+        }
+    }
+
+    /// The weakest promise from the sources to `sink`.
+    #[must_use]
+    pub fn guarantee(&self, sink: &SinkPlan) -> Guarantee {
+        sink.guarantee
+    }
+}

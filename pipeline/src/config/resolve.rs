@@ -1,0 +1,476 @@
+//! From sections to the checked plan: names become edges, schemas flow along them, needs flow back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use logdrive_connectors::sink::Reads;
+use logdrive_connectors::{Demand, Guarantee, SINKS};
+use logdrive_operators::{Compiler, DetectorContext, STEPS, Stage, StepContext, StepPlan};
+use logdrive_schemas::component::{ConfigError, Node, NodeKind, Scalar, Span};
+use logdrive_schemas::{Edit, Finding, Layout, RowSchema, reject};
+
+use super::draft::{DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft};
+use super::plan::{
+    DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan,
+};
+
+/// What planning needs from outside the configuration.
+#[derive(Clone, Debug)]
+pub struct PlanContext {
+    /// Compiles SQL.
+    pub compiler: Arc<dyn Compiler>,
+    /// The folder that relative paths start at.
+    pub working_dir: PathBuf,
+}
+
+/// Names, and what they are.
+type Names = HashMap<String, Input>;
+
+/// One round of planning over given source schemas.
+#[derive(Default)]
+struct Round {
+    lanes: BTreeMap<Input, Vec<Lane>>,
+    streams: Vec<StreamPlan>,
+    detectors: Vec<DetectorPlan>,
+    sinks: Vec<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)>,
+}
+
+/// Plans a configuration whose sections are read. The order of planning is: names, edges, types with every declared
+/// field, needs, types again with only the needed fields.
+pub(super) fn resolve(
+    mut draft: Draft,
+    cx: &PlanContext,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Plan> {
+    let names = collect_names(&draft, errors);
+    add_default_rejects_sink(&mut draft);
+    let order = order_streams(&draft.streams, &names, errors);
+    reorder(&mut draft.streams, &order);
+    let names = if errors.is_empty() { collect_names(&draft, errors) } else { names };
+    let all: Vec<_> = draft.sources.iter().map(|s| s.schema.clone()).collect();
+    let round = plan_round(&draft, &names, &all, cx, errors);
+    if draft.sources.is_empty() {
+        let help = "add one under `sources:`, such as `in: { type: stdin, decoder: json }`";
+        errors.push(ConfigError::new("config::no_source", Span::default(), "there is no source").with_help(help));
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    let needed = needs(&draft, &round);
+    let cut: Vec<_> = all.iter().zip(&needed).map(|(schema, needed)| cut_down(schema, needed)).collect();
+    let round = plan_round(&draft, &names, &cut, cx, errors);
+    if !errors.is_empty() {
+        return None;
+    }
+    let sinks = draft.sinks.into_iter().zip(round.sinks).map(|(draft, (inputs, filters, guarantee, _))| SinkPlan {
+        name: draft.key.name.into(),
+        entry: draft.entry,
+        node: draft.node,
+        inputs,
+        filters,
+        guarantee,
+        queue: draft.queue,
+    });
+    let mut sinks: Vec<_> = sinks.collect();
+    // What reads rejects comes last: the rejects of every other sink flow into it.
+    sinks.sort_by_key(|sink| sink.inputs.contains(&Input::Rejects));
+    let sources = draft.sources.into_iter().zip(cut).map(|(draft, cut)| SourcePlan {
+        name: draft.key.name.into(),
+        entry: draft.entry,
+        node: draft.node,
+        decoder: draft.decoder,
+        decoder_node: draft.decoder_node,
+        schema: draft.schema,
+        demand: Demand { schema: cut, validate: true },
+        buffer: draft.buffer,
+    });
+    let sources: Vec<_> = sources.collect();
+    let mut plan = Plan {
+        data_dir: draft.data_dir,
+        workers: draft.workers,
+        api: draft.api,
+        in_flight_max_bytes: draft.in_flight_max_bytes,
+        drain_timeout: draft.drain_timeout,
+        sources,
+        streams: round.streams,
+        detectors: round.detectors,
+        sinks,
+        tests: Vec::new(),
+    };
+    plan.tests = super::testcase::read(&draft.tests, &names, errors);
+    errors.is_empty().then_some(plan)
+}
+
+fn collect_names(draft: &Draft, errors: &mut Vec<ConfigError>) -> Names {
+    let mut names = Names::from([("rejects".to_owned(), Input::Rejects)]);
+    let mut sinks = BTreeSet::new();
+    let sources = draft.sources.iter().enumerate().map(|(idx, s)| (&s.key, Input::Source(idx)));
+    let streams = draft.streams.iter().enumerate().map(|(idx, s)| (&s.key, Input::Stream(idx)));
+    let detectors = draft.detectors.iter().enumerate().map(|(idx, s)| (&s.key, Input::Detector(idx)));
+    let mut duplicate = |key: &logdrive_schemas::component::Key| {
+        let message = format!("the name `{}` is taken", key.name);
+        errors.push(
+            ConfigError::new("config::duplicate_name", key.span, message)
+                .with_help("sources, streams, detectors and sinks share one set of names"),
+        );
+    };
+    for (key, input) in sources.chain(streams).chain(detectors) {
+        if names.insert(key.name.clone(), input).is_some() {
+            duplicate(key);
+        }
+    }
+    for sink in &draft.sinks {
+        if names.contains_key(&sink.key.name) || !sinks.insert(&sink.key.name) {
+            duplicate(&sink.key);
+        }
+    }
+    names
+}
+
+/// Rejects never vanish: if no sink takes them they go to a file in the data directory.
+fn add_default_rejects_sink(draft: &mut Draft) {
+    let taken = draft.sinks.iter().any(|sink| sink.from.iter().any(|from| from.name == "rejects"));
+    let Some(entry) = SINKS.iter().find(|entry| entry.name == "file").filter(|_| !taken) else { return };
+    let span = Span::default();
+    let path = draft.data_dir.join("rejects").join("rejects.ndjson").display().to_string();
+    let path = Node { kind: NodeKind::Scalar(Scalar { text: path, quoted: true }), span };
+    let key = |name: &str| logdrive_schemas::component::Key { name: name.into(), span };
+    draft.sinks.push(SinkDraft {
+        key: key("rejects_file"),
+        from: vec![Reference { name: "rejects".into(), span }],
+        entry,
+        filter: None,
+        node: Node { kind: NodeKind::Map(vec![(key("path"), path)]), span },
+        queue: QueueConfig::default(),
+    });
+}
+
+/// Streams ordered so that each comes after its inputs; reports cycles.
+fn order_streams(streams: &[StreamDraft], names: &Names, errors: &mut Vec<ConfigError>) -> Vec<usize> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        New,
+        Open,
+        Done,
+    }
+    fn visit(
+        idx: usize,
+        streams: &[StreamDraft],
+        names: &Names,
+        marks: &mut [Mark],
+        order: &mut Vec<usize>,
+        path: &mut Vec<usize>,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        marks[idx] = Mark::Open;
+        path.push(idx);
+        for from in &streams[idx].from {
+            let Some(Input::Stream(input)) = names.get(&from.name) else { continue };
+            match marks[*input] {
+                Mark::Done => {}
+                Mark::New => visit(*input, streams, names, marks, order, path, errors),
+                Mark::Open => {
+                    let start = path.iter().position(|at| at == input).unwrap_or(0);
+                    let mut cycle: Vec<_> = path[start..].iter().map(|at| &*streams[*at].key.name).collect();
+                    cycle.push(&streams[*input].key.name);
+                    cycle.reverse();
+                    let message = format!("streams form a cycle: {}", cycle.join(" → "));
+                    errors.push(ConfigError::new("config::cycle", from.span, message));
+                }
+            }
+        }
+        path.pop();
+        marks[idx] = Mark::Done;
+        order.push(idx);
+    }
+    let mut marks = vec![Mark::New; streams.len()];
+    let (mut order, mut path) = (Vec::with_capacity(streams.len()), Vec::new());
+    for idx in 0..streams.len() {
+        if marks[idx] == Mark::New {
+            visit(idx, streams, names, &mut marks, &mut order, &mut path, errors);
+        }
+    }
+    order
+}
+
+fn reorder(streams: &mut Vec<StreamDraft>, order: &[usize]) {
+    let mut slots: Vec<_> = streams.drain(..).map(Some).collect();
+    streams.extend(order.iter().filter_map(|idx| slots[*idx].take()));
+}
+
+fn inputs(
+    from: &[Reference],
+    what: &str,
+    allowed: fn(Input) -> bool,
+    names: &Names,
+    errors: &mut Vec<ConfigError>,
+) -> Vec<Input> {
+    let mut found = Vec::with_capacity(from.len());
+    for reference in from {
+        match names.get(&reference.name) {
+            Some(input) if allowed(*input) => found.push(*input),
+            _ => {
+                let mut valid: Vec<_> =
+                    names.iter().filter(|(_, input)| allowed(**input)).map(|(name, _)| name.as_str()).collect();
+                valid.sort_unstable();
+                errors.push(ConfigError::unknown_name(
+                    "config::unknown_input",
+                    reference.span,
+                    "input",
+                    &reference.name,
+                    what,
+                    &valid,
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn plan_round(
+    draft: &Draft,
+    names: &Names,
+    schemas: &[RowSchema],
+    cx: &PlanContext,
+    errors: &mut Vec<ConfigError>,
+) -> Round {
+    let mut round = Round::default();
+    for (idx, (source, schema)) in draft.sources.iter().zip(schemas).enumerate() {
+        round.lanes.insert(Input::Source(idx), source_lane(idx, source, schema, errors).into_iter().collect());
+    }
+    round.lanes.insert(Input::Rejects, vec![fixed_lane(reject::schema(), "received_at")]);
+    for stream in &draft.streams {
+        let idx = round.streams.len();
+        let plan = plan_stream(stream, &round.lanes, names, cx, errors);
+        round.lanes.insert(Input::Stream(idx), plan.lanes.iter().map(|lane| lane.output.clone()).collect());
+        round.streams.push(plan);
+    }
+    for (idx, detector) in draft.detectors.iter().enumerate() {
+        let output = fixed_lane(Finding::schema(), "@timestamp");
+        round.lanes.insert(Input::Detector(idx), vec![output.clone()]);
+        round.detectors.extend(plan_detector(detector, output, &round.lanes, names, cx, errors));
+    }
+    for sink in &draft.sinks {
+        round.sinks.extend(plan_sink(sink, &round.lanes, names, cx, errors));
+    }
+    dedupe(errors);
+    round
+}
+
+/// Lanes repeat a stream's steps, and so its errors.
+fn dedupe(errors: &mut Vec<ConfigError>) {
+    let mut unique: Vec<ConfigError> = Vec::with_capacity(errors.len());
+    for error in errors.drain(..) {
+        if !unique.contains(&error) {
+            unique.push(error);
+        }
+    }
+    *errors = unique;
+}
+
+fn fixed_lane(schema: arrow::datatypes::SchemaRef, event_time: &str) -> Lane {
+    Lane {
+        source: None,
+        stage: Stage { schema, layout: Arc::new(Layout::Columns) },
+        event_time: event_time.into(),
+        lateness: RowSchema::LATENESS,
+    }
+}
+
+fn source_lane(
+    idx: usize,
+    source: &SourceDraft,
+    schema: &RowSchema,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Lane> {
+    let demand = Demand { schema: schema.clone(), validate: true };
+    let decoder = (source.decoder.build)(&source.decoder_node, &demand).map_err(|e| errors.extend(e)).ok()?;
+    Some(Lane {
+        source: Some(idx),
+        stage: Stage { schema: decoder.schema(), layout: Arc::new(decoder.layout()) },
+        event_time: schema.event_time.clone(),
+        lateness: schema.lateness,
+    })
+}
+
+fn plan_stream(
+    stream: &StreamDraft,
+    lanes: &BTreeMap<Input, Vec<Lane>>,
+    names: &Names,
+    cx: &PlanContext,
+    errors: &mut Vec<ConfigError>,
+) -> StreamPlan {
+    let allowed = |input| matches!(input, Input::Source(_) | Input::Stream(_));
+    let inputs = inputs(&stream.from, &format!("stream `{}`", stream.key.name), allowed, names, errors);
+    let step_cx = step_context(&stream.key.name, cx);
+    let mut plans = Vec::new();
+    for lane in inputs.iter().filter_map(|input| lanes.get(input)).flatten() {
+        let mut stage = lane.stage.clone();
+        let mut event_time = lane.event_time.clone();
+        let mut steps = Vec::with_capacity(stream.steps.len());
+        for (entry, node) in &stream.steps {
+            match (entry.plan)(node, &stage, &step_cx) {
+                Ok(plan) => {
+                    stage = plan.output.clone();
+                    if let Some((_, to)) = plan.renames.iter().find(|(from, _)| *from == event_time) {
+                        event_time.clone_from(to);
+                    }
+                    steps.push(plan);
+                }
+                Err(more) => errors.extend(more),
+            }
+        }
+        let output = Lane { source: lane.source, stage, event_time, lateness: lane.lateness };
+        plans.push(LanePlan { steps, output });
+    }
+    StreamPlan { name: stream.key.name.as_str().into(), inputs, lanes: plans }
+}
+
+fn step_context(stream: &str, cx: &PlanContext) -> StepContext {
+    StepContext {
+        stream: stream.into(),
+        compiler: Arc::clone(&cx.compiler),
+        working_dir: cx.working_dir.clone(),
+    }
+}
+
+fn plan_detector(
+    draft: &DetectorDraft,
+    output: Lane,
+    lanes: &BTreeMap<Input, Vec<Lane>>,
+    names: &Names,
+    cx: &PlanContext,
+    errors: &mut Vec<ConfigError>,
+) -> Option<DetectorPlan> {
+    let allowed = |input| matches!(input, Input::Source(_) | Input::Stream(_));
+    let what = format!("detector `{}`", draft.key.name);
+    let inputs = inputs(&draft.from, &what, allowed, names, errors);
+    let lanes: Vec<_> = inputs.iter().filter_map(|input| lanes.get(input)).flatten().collect();
+    let first = lanes.first()?;
+    let schema = match Schema::try_merge(lanes.iter().map(|lane| lane.stage.schema.as_ref().clone())) {
+        Ok(schema) => Arc::new(schema),
+        Err(e) => {
+            let message = format!("the inputs of {what} disagree: {e}");
+            errors.push(ConfigError::new("config::schema_mismatch", draft.key.span, message));
+            return None;
+        }
+    };
+    let detector_cx = DetectorContext {
+        name: draft.key.name.as_str().into(),
+        compiler: Arc::clone(&cx.compiler),
+        input: Arc::clone(&schema),
+        event_time: first.event_time.clone(),
+        lateness: lanes.iter().map(|lane| lane.lateness).max().unwrap_or(RowSchema::LATENESS),
+    };
+    let detector = (draft.entry.plan)(&draft.node, &detector_cx).map_err(|e| errors.extend(e)).ok()?;
+    Some(DetectorPlan {
+        name: draft.key.name.as_str().into(),
+        kind: draft.entry.name,
+        inputs,
+        input: Stage { schema, layout: Arc::clone(&first.stage.layout) },
+        detector,
+        output,
+    })
+}
+
+fn plan_sink(
+    draft: &SinkDraft,
+    lanes: &BTreeMap<Input, Vec<Lane>>,
+    names: &Names,
+    cx: &PlanContext,
+    errors: &mut Vec<ConfigError>,
+) -> Option<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)> {
+    let inputs = inputs(&draft.from, &format!("sink `{}`", draft.key.name), |_| true, names, errors);
+    let (guarantee, reads) = (draft.entry.check)(&draft.node, errors)?;
+    let where_step = STEPS.iter().find(|entry| entry.name == "where");
+    let step_cx = step_context(&draft.key.name, cx);
+    let mut filters = Vec::new();
+    for lane in inputs.iter().filter_map(|input| lanes.get(input)).flatten() {
+        let filter = match (&draft.filter, where_step) {
+            (Some(node), Some(entry)) => match (entry.plan)(node, &lane.stage, &step_cx) {
+                Ok(plan) => Some(plan),
+                Err(more) => {
+                    errors.extend(more);
+                    None
+                }
+            },
+            _ => None,
+        };
+        filters.push(filter);
+    }
+    Some((inputs, filters, guarantee, reads))
+}
+
+/// For each source the declared top-level fields that anything reads.
+fn needs(draft: &Draft, round: &Round) -> Vec<BTreeSet<String>> {
+    let mut after: BTreeMap<(Input, usize), BTreeSet<String>> = BTreeMap::new();
+    for (inputs, filters, _, reads) in &round.sinks {
+        let mut filters = filters.iter();
+        for (input, lane_idx, lane) in lanes_of(inputs, &round.lanes) {
+            let needed = after.entry((input, lane_idx)).or_default();
+            needed.extend(read_by_sink(reads, lane));
+            needed.extend(filters.next().into_iter().flatten().flat_map(|plan| plan.reads.clone()));
+        }
+    }
+    for detector in &round.detectors {
+        for (input, lane_idx, _) in lanes_of(&detector.inputs, &round.lanes) {
+            after.entry((input, lane_idx)).or_default().extend(detector.detector.reads());
+        }
+    }
+    for (idx, stream) in round.streams.iter().enumerate().rev() {
+        let sources = lanes_of(&stream.inputs, &round.lanes).map(|(input, lane_idx, _)| (input, lane_idx));
+        for ((lane_idx, lane), input) in stream.lanes.iter().enumerate().zip(sources.collect::<Vec<_>>()) {
+            let mut needed = after.get(&(Input::Stream(idx), lane_idx)).cloned().unwrap_or_default();
+            for step in lane.steps.iter().rev() {
+                needed = before(step, needed);
+            }
+            after.entry(input).or_default().extend(needed);
+        }
+    }
+    (0..draft.sources.len())
+        .map(|idx| after.remove(&(Input::Source(idx), 0)).unwrap_or_default())
+        .collect()
+}
+
+fn lanes_of<'a>(
+    inputs: &'a [Input],
+    lanes: &'a BTreeMap<Input, Vec<Lane>>,
+) -> impl Iterator<Item = (Input, usize, &'a Lane)> {
+    inputs.iter().flat_map(move |input| {
+        lanes.get(input).into_iter().flatten().enumerate().map(move |(idx, lane)| (*input, idx, lane))
+    })
+}
+
+fn read_by_sink(reads: &Reads, lane: &Lane) -> Vec<String> {
+    let all = || lane.stage.schema.fields().iter().map(|f| f.name().clone()).collect();
+    match (reads, &*lane.stage.layout) {
+        (Reads::AllColumns, _) | (_, Layout::Columns) => all(),
+        (Reads::Document(columns), Layout::Original(edits)) => {
+            let set = edits.iter().filter_map(|edit| match edit {
+                Edit::Set { key } => Some(key.clone()),
+                _ => None,
+            });
+            columns.iter().cloned().chain(set).collect()
+        }
+    }
+}
+
+/// What a step needs, given what is needed behind it.
+fn before(step: &StepPlan, after: BTreeSet<String>) -> BTreeSet<String> {
+    let mut needed: BTreeSet<_> = after.into_iter().filter(|name| !step.writes.contains(name)).collect();
+    for (from, to) in &step.renames {
+        if needed.remove(to) {
+            needed.insert(from.clone());
+        }
+    }
+    needed.extend(step.reads.iter().cloned());
+    needed
+}
+
+fn cut_down(schema: &RowSchema, needed: &BTreeSet<String>) -> RowSchema {
+    let fields = schema.fields.iter().filter(|(name, _)| needed.contains(name)).cloned().collect();
+    RowSchema { fields, ..schema.clone() }
+}
+

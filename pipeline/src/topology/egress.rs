@@ -1,0 +1,109 @@
+//! From the dataflow to a sink: holds the capability of every epoch until the sink's task says that it is durable.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use logdrive_operators::{BatchStream, Batches};
+use logdrive_schemas::Batch;
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use tokio::sync::mpsc;
+
+use super::queue::Waker;
+
+/// What a worker tells a sink's task.
+#[derive(Debug)]
+pub(super) enum ToSink {
+    /// Rows of this epoch.
+    Batch { epoch: u64, worker: usize, batch: Batch },
+    /// This worker will send nothing before this epoch; `u64::MAX` when it will send nothing more at all.
+    Frontier { worker: usize, epoch: u64 },
+}
+
+/// What a sink's task tells the workers.
+#[derive(Debug)]
+pub(super) struct FromSink {
+    /// Every epoch before it is durable.
+    released: AtomicU64,
+    /// One per worker.
+    workers: Vec<WorkerSide>,
+}
+
+#[derive(Debug, Default)]
+struct WorkerSide {
+    waker: Waker,
+    /// Rows that the far end refused, at an epoch that the worker still holds.
+    rejects: Mutex<Vec<(u64, Batch)>>,
+}
+
+impl FromSink {
+    pub(super) fn new(n_workers: usize) -> Arc<Self> {
+        let workers = (0..n_workers).map(|_| WorkerSide::default()).collect();
+        Arc::new(Self { released: AtomicU64::new(0), workers })
+    }
+
+    /// Hands refused rows back to the worker that holds their epoch. Before [`Self::release`] of that epoch.
+    pub(super) fn reject(&self, epoch: u64, worker: usize, rejects: Batch) {
+        let side = &self.workers[worker];
+        side.rejects.lock().unwrap_or_else(PoisonError::into_inner).push((epoch, rejects));
+        side.waker.wake();
+    }
+
+    /// Lets go of every epoch before `epoch`.
+    pub(super) fn release(&self, epoch: u64) {
+        self.released.fetch_max(epoch, Ordering::AcqRel);
+        self.workers.iter().for_each(|side| side.waker.wake());
+    }
+}
+
+/// Attaches a sink. The stream that comes out carries the rows that the sink refused, and its frontier is what the
+/// sink has made durable.
+pub(super) fn attach<'scope>(
+    name: &str,
+    input: BatchStream<'scope>,
+    to_sink: mpsc::UnboundedSender<ToSink>,
+    from_sink: Arc<FromSink>,
+) -> BatchStream<'scope> {
+    let scope = input.scope();
+    let worker = scope.index();
+    let mut builder = OperatorBuilder::new(format!("sink:{name}"), scope);
+    let mut input = builder.new_input(input, Pipeline);
+    let (output, rejects) = builder.new_output::<Batches>();
+    let mut output = OutputBuilder::<u64, NoopBuilder<Batches>>::from(output);
+    let info = builder.operator_info();
+    from_sink.workers[worker].waker.set(scope.worker().sync_activator_for(info.address.to_vec()));
+    builder.build(move |_| {
+        let mut held: BTreeMap<u64, Capability<u64>> = BTreeMap::new();
+        let mut told = 0;
+        move |frontiers| {
+            input.for_each(|time, batches| {
+                let epoch = *time.time();
+                held.entry(epoch).or_insert_with(|| time.retain(0));
+                for batch in std::mem::take(&mut batches.0) {
+                    // The task outlives the dataflow; if it is gone the process is ending.
+                    to_sink.send(ToSink::Batch { epoch, worker, batch }).ok();
+                }
+            });
+            let frontier = frontiers[0].frontier().first().copied().unwrap_or(u64::MAX);
+            if frontier > told {
+                told = frontier;
+                to_sink.send(ToSink::Frontier { worker, epoch: frontier }).ok();
+            }
+            // In this order: a release must not overtake the rejects of its epochs.
+            let released = from_sink.released.load(Ordering::Acquire);
+            let side = &from_sink.workers[worker];
+            let refused = std::mem::take(&mut *side.rejects.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut output = output.activate();
+            for (epoch, batch) in refused {
+                let capability = held.get(&epoch).expect("rejects come before the release of their epoch");
+                output.session_with_builder(capability).give_container(&mut Batches(vec![batch]));
+            }
+            held = held.split_off(&released);
+        }
+    });
+    rejects
+}

@@ -1,0 +1,226 @@
+//! The task of one source: receives chunks, stamps them with epochs, hands them to workers, and commits what is
+//! delivered.
+//!
+//! Epochs grow with offsets: within a partition a later message never has an earlier epoch. Exactly-once sinks rest
+//! on that (see ARCHITECTURE.md).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use logdrive_connectors::{Budget, ConnectorError, Metrics, Source};
+use logdrive_schemas::{Chunk, Partition, Position};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::epochs::Epochs;
+use super::positions::Positions;
+use super::queue::{Ingest, QueueSender};
+
+/// How long a source waits before it tries to connect again; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What a source task needs.
+pub(super) struct IngestTask {
+    pub(super) name: Arc<str>,
+    pub(super) source: Box<dyn Source>,
+    pub(super) queues: Vec<QueueSender>,
+    pub(super) epochs: Arc<Epochs>,
+    /// Every epoch before it has left the sinks' memory.
+    pub(super) sunk: watch::Receiver<u64>,
+    /// Every epoch before it is delivered and checkpointed.
+    pub(super) delivered: watch::Receiver<u64>,
+    pub(super) positions: Positions,
+    pub(super) in_flight_max_bytes: u64,
+    /// Bytes in flight.
+    pub(super) used: u64,
+    pub(super) metrics: Arc<Metrics>,
+    /// Cancelled when the pipeline is to stop.
+    pub(super) shutdown: CancellationToken,
+    /// How many sources still have something to say; the one that brings it to zero starts the drain.
+    pub(super) n_active: Arc<AtomicUsize>,
+    /// Told that nothing more comes: sinks flush at once.
+    pub(super) draining: watch::Sender<bool>,
+}
+
+/// Messages that are on their way.
+struct InFlight {
+    epoch: u64,
+    end: Position,
+    /// Credits that it holds, in bytes.
+    bytes: u64,
+}
+
+/// Why receiving ended.
+enum Ended {
+    /// The source has no more, or the pipeline stops.
+    Drained,
+    /// The workers are gone.
+    Aborted,
+}
+
+impl IngestTask {
+    /// Runs until the source has ended and everything it gave is delivered, or the workers are gone.
+    ///
+    /// # Errors
+    /// What the pipeline cannot go on after: a refused configuration, a failed disk.
+    pub(super) async fn run(mut self) -> Result<(), ConnectorError> {
+        let mut in_flight = VecDeque::new();
+        let result = self.receive(&mut in_flight).await;
+        if self.n_active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.draining.send_replace(true);
+        }
+        if let Ended::Aborted = result? {
+            return Ok(());
+        }
+        self.drain(&mut in_flight).await?;
+        for queue in &self.queues {
+            queue.send(Ingest::End);
+        }
+        info!(source = %self.name, "Source ended; everything it gave is delivered.");
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<bool, ConnectorError> {
+        let mut pause = RETRY_MIN;
+        loop {
+            let delivered = self.positions.all();
+            match self.source.connect(&delivered).await {
+                Ok(()) => return Ok(true),
+                Err(e @ (ConnectorError::Refused { .. } | ConnectorError::Storage { .. })) => return Err(e),
+                Err(ConnectorError::End) => return Ok(false),
+                Err(error) => warn!(source = %self.name, %error, "Cannot connect; trying again."),
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(false),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+            }
+        }
+    }
+
+    async fn receive(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<Ended, ConnectorError> {
+        if !self.connect().await? {
+            return Ok(Ended::Drained);
+        }
+        let mut ticks = self.epochs.ticks();
+        let mut pending: Option<Chunk> = None;
+        let mut next_worker = 0;
+        let (mut sunk, mut delivered) = (self.sunk.clone(), self.delivered.clone());
+        // A source with a log of its own stops at once; the buffer behind a listener is told by the same token and
+        // ends by itself once it has given what it holds.
+        let stops_at_once = self.source.wants_positions_kept();
+        let budget = Budget::default();
+        loop {
+            if let Some(chunk) = pending.take_if(|chunk| {
+                let bytes = chunk.data.len() as u64;
+                self.used == 0 || self.used + bytes <= self.in_flight_max_bytes
+            }) {
+                let epoch = self.epochs.current();
+                let bytes = chunk.data.len() as u64;
+                self.use_credits(bytes);
+                in_flight.push_back(InFlight { epoch, end: chunk.end(), bytes });
+                if !self.queues[next_worker].send(Ingest::Chunk(epoch, chunk)) {
+                    return Ok(Ended::Aborted);
+                }
+                next_worker = (next_worker + 1) % self.queues.len();
+            }
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled(), if stops_at_once => return Ok(Ended::Drained),
+                changed = ticks.changed() => {
+                    if changed.is_err() || !self.tick(*ticks.borrow_and_update(), in_flight.front()) {
+                        return Ok(Ended::Aborted);
+                    }
+                }
+                changed = delivered.changed() => {
+                    if changed.is_err() { return Ok(Ended::Aborted); }
+                    self.progress(in_flight).await?;
+                }
+                changed = sunk.changed() => {
+                    if changed.is_err() { return Ok(Ended::Aborted); }
+                    self.progress(in_flight).await?;
+                }
+                received = self.source.recv(budget), if pending.is_none() => match received {
+                    Ok(chunk) => pending = Some(chunk),
+                    Err(ConnectorError::End) => return Ok(Ended::Drained),
+                    Err(e @ (ConnectorError::Refused { .. } | ConnectorError::Storage { .. })) => return Err(e),
+                    Err(error) => {
+                        warn!(source = %self.name, %error, "Source interrupted; connecting again.");
+                        if !self.connect().await? {
+                            return Ok(Ended::Drained);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Waits until everything in flight is delivered. Epochs go on, or nothing would ever be complete.
+    async fn drain(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<(), ConnectorError> {
+        let mut ticks = self.epochs.ticks();
+        let (mut sunk, mut delivered) = (self.sunk.clone(), self.delivered.clone());
+        loop {
+            self.progress(in_flight).await?;
+            if in_flight.is_empty() {
+                return self.positions.write();
+            }
+            tokio::select! {
+                changed = ticks.changed() => {
+                    if changed.is_err() || !self.tick(*ticks.borrow_and_update(), in_flight.front()) {
+                        return Ok(());
+                    }
+                }
+                changed = delivered.changed() => if changed.is_err() { return Ok(()) },
+                changed = sunk.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
+    }
+
+    fn tick(&self, epoch: u64, oldest: Option<&InFlight>) -> bool {
+        let lag = oldest.map_or(0.0, |oldest| epoch.saturating_sub(oldest.epoch) as f64 / 10.0);
+        self.metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
+        self.queues.iter().all(|queue| queue.send(Ingest::Tick(epoch)))
+    }
+
+    fn use_credits(&mut self, bytes: u64) {
+        self.used += bytes;
+        self.show_credits();
+    }
+
+    fn show_credits(&self) {
+        let used = i64::try_from(self.used).unwrap_or(i64::MAX);
+        self.metrics.in_flight_bytes.with_label_values(&[&self.name]).set(used);
+    }
+
+    /// Takes back the credits of epochs that have left the sinks' memory, and commits the last position of each
+    /// partition whose epoch is delivered.
+    async fn progress(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<(), ConnectorError> {
+        let (sunk, delivered) = (*self.sunk.borrow_and_update(), *self.delivered.borrow_and_update());
+        let sunk = sunk.max(delivered);
+        for message in in_flight.iter_mut().take_while(|m| m.epoch < sunk).filter(|m| m.bytes > 0) {
+            self.used -= std::mem::take(&mut message.bytes);
+        }
+        self.show_credits();
+        let mut ends: HashMap<Partition, u64> = HashMap::new();
+        while let Some(front) = in_flight.pop_front_if(|front| front.epoch < delivered) {
+            ends.insert(front.end.partition, front.end.offset);
+        }
+        for (partition, offset) in ends {
+            let position = Position { partition, offset };
+            self.positions.set(position)?;
+            // A far end that cannot be told now is told by a later commit; nothing is lost by waiting.
+            match self.source.commit(position).await {
+                Err(e @ ConnectorError::Storage { .. }) => {
+                    error!(source = %self.name, error = %e, "Cannot record what is delivered.");
+                    return Err(e);
+                }
+                Err(error) => warn!(source = %self.name, %error, "Commit failed."),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,433 @@
+//! The running pipeline: the only place where tokio and timely meet.
+//!
+//! Connectors run as tokio tasks, one per source and one per sink. Operators run on timely workers, one thread each.
+//! Between them lie queues: [`queue`] into the dataflow, [`egress`] out of it. What is in flight is bounded per
+//! source by credits in bytes; no other queue grows beyond that.
+//!
+//! ```text
+//!  tokio                  timely worker                                  tokio
+//!  ingest ──chunk@e──▶ decode ─▶ steps ─▶ detectors ─▶ egress ──batch@e──▶ sink task
+//!    ▲                                                   │ holds e            │
+//!    └──── commit ◀──── frontier passes e ◀──── lets go ◀┴──── durable ◀──────┘
+//! ```
+
+mod egress;
+mod epochs;
+mod ingest;
+mod positions;
+mod queue;
+mod reload;
+mod runtime;
+mod sink_task;
+mod taps;
+mod worker;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use logdrive_connectors::buffer::queue::DiskQueue;
+use logdrive_connectors::{ConnectorContext, ConnectorError, Metrics, Sink, Source, SourceKind, buffer};
+use logdrive_schemas::component::ConfigError;
+use timely::dataflow::ProbeHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::Checkpoints;
+use crate::config::{Input, Plan};
+
+pub use epochs::{EPOCH, now_micros};
+pub use taps::{Tap, TapReader};
+
+/// Why a pipeline does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A component cannot be built.
+    #[error("the configuration does not fit")]
+    Config(Vec<ConfigError>),
+    /// A component cannot go on.
+    #[error("{component}: {source}")]
+    Connector {
+        /// The source or sink.
+        component: String,
+        /// Why.
+        #[source]
+        source: ConnectorError,
+    },
+    /// The drain took longer than `drain_timeout`. What was not delivered is still in the buffers.
+    #[error("not everything was delivered within {0:?}; the rest waits in the buffers for the next start")]
+    DrainTimeout(Duration),
+    /// A task panicked.
+    #[error("{0} failed inside")]
+    Panicked(String),
+    /// The dataflow cannot be started.
+    #[error("the dataflow cannot start: {0}")]
+    Timely(String),
+}
+
+/// Sources and sinks that take the place of configured ones, for tests of pipelines.
+#[derive(Default)]
+pub struct Stand {
+    /// By source index.
+    pub sources: HashMap<usize, Box<dyn Source>>,
+    /// By sink index.
+    pub sinks: HashMap<usize, Box<dyn Sink>>,
+}
+
+/// A pipeline that runs.
+pub struct Running {
+    tasks: JoinSet<(String, Result<(), ConnectorError>)>,
+    shutdown: CancellationToken,
+    stop_ticks: CancellationToken,
+    abandon: Arc<AtomicBool>,
+    dataflow: tokio::sync::oneshot::Receiver<()>,
+    drain_timeout: Duration,
+    view: View,
+}
+
+/// What can be seen of a running pipeline from outside.
+#[derive(Clone)]
+pub struct View {
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Taps by node name.
+    pub taps: Arc<HashMap<String, Tap>>,
+    /// Cancelled to stop gracefully.
+    pub shutdown: CancellationToken,
+    /// Whether all listeners are open and the dataflow runs.
+    pub ready: Arc<AtomicBool>,
+}
+
+/// Starts a pipeline; returns once its listeners are open and its dataflow runs.
+///
+/// # Errors
+/// If a component cannot be built, a listener cannot be opened, or stored state cannot be read.
+pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Result<Running, RunError> {
+    let shutdown = CancellationToken::new();
+    let data_dir = plan.data_dir.clone();
+    let context = |kind: &str, name: &Arc<str>| ConnectorContext {
+        name: Arc::clone(name),
+        state_dir: data_dir.join(kind).join(&**name),
+        metrics: Arc::clone(&metrics),
+        shutdown: shutdown.clone(),
+    };
+    let n_operators: usize = plan.detectors.iter().map(|d| d.detector.operators().len()).sum();
+    let (checkpoints, checkpoint_writer) =
+        Checkpoints::open(&data_dir.join("checkpoints"), n_operators * plan.workers)
+            .map_err(|source| RunError::Connector { component: "checkpoints".into(), source })?;
+    let sources = build_sources(&plan, &mut stand, &context)?;
+    let sinks = build_sinks(&plan, &mut stand, &context)?;
+
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for _ in 0..plan.workers {
+        let (to, from): (Vec<_>, Vec<_>) = plan.sources.iter().map(|_| queue::queue()).unzip();
+        senders.push(to);
+        receivers.push(Some(from));
+    }
+    let draining = watch::Sender::new(false);
+    let (mut sink_ends, mut sink_tasks) = (Vec::new(), Vec::new());
+    for (idx, sink) in sinks.into_iter().enumerate() {
+        let from_sink = egress::FromSink::new(plan.workers);
+        let (to_sink, receiver) = mpsc::unbounded_channel();
+        let inbox = sink_task::Inbox::new(receiver, plan.workers, draining.subscribe());
+        sink_ends.push((to_sink, Arc::clone(&from_sink)));
+        sink_tasks.push((idx, sink, inbox, from_sink));
+    }
+    let nodes = all_nodes(&plan);
+    let taps = taps::Taps::new(nodes.iter().copied());
+    let view = View {
+        metrics: Arc::clone(&metrics),
+        taps: Arc::new(nodes.iter().map(|n| (plan.name(*n).to_owned(), taps.of(*n))).collect()),
+        shutdown: shutdown.clone(),
+        ready: Arc::default(),
+    };
+    let runtime = Arc::new(runtime::Runtime {
+        plan,
+        metrics: Arc::clone(&metrics),
+        taps,
+        checkpoints: Arc::clone(&checkpoints),
+        queues: Mutex::new(receivers),
+        sinks: sink_ends,
+    });
+
+    let mut tasks = JoinSet::new();
+    let stop_ticks = CancellationToken::new();
+    for (idx, sink, inbox, from_sink) in sink_tasks {
+        let task = sink_task(&runtime, idx, sink, inbox, from_sink)?;
+        let name = runtime.plan.sinks[idx].name.to_string();
+        tasks.spawn(async move { (name, task.run().await) });
+    }
+    let epochs = epochs::Epochs::new(checkpoints.restored_cut());
+    let frontiers = Frontiers::new(n_operators > 0);
+    let (abandon, dataflow) = spawn_dataflow(&runtime, frontiers.sunk.clone()).await?;
+    if n_operators > 0 {
+        let cut = frontiers.cut.clone();
+        tasks.spawn(async move { ("checkpoints".to_owned(), checkpoint_writer.run(cut).await) });
+    }
+    tokio::spawn(frontiers.clone().run(stop_ticks.clone()));
+    tokio::spawn(Arc::clone(&epochs).run(stop_ticks.clone()));
+    reload::spawn(&runtime, stop_ticks.clone());
+
+    let n_active = Arc::new(AtomicUsize::new(runtime.plan.sources.len()));
+    for (idx, (mut source, path)) in sources.into_iter().enumerate() {
+        let name = Arc::clone(&runtime.plan.sources[idx].name);
+        let failed = |source| RunError::Connector { component: name.to_string(), source };
+        let positions = positions::Positions::open(path).map_err(failed)?;
+        source.connect(&positions.all()).await.map_err(failed)?;
+        let task = ingest::IngestTask {
+            name: Arc::clone(&name),
+            source,
+            queues: senders.iter_mut().map(|worker| worker[idx].clone()).collect(),
+            epochs: Arc::clone(&epochs),
+            sunk: frontiers.sunk.subscribe(),
+            delivered: frontiers.delivered.subscribe(),
+            positions,
+            in_flight_max_bytes: runtime.plan.in_flight_max_bytes,
+            used: 0,
+            metrics: Arc::clone(&metrics),
+            shutdown: shutdown.clone(),
+            n_active: Arc::clone(&n_active),
+            draining: draining.clone(),
+        };
+        tasks.spawn(async move { (task.name.to_string(), task.run().await) });
+    }
+    view.ready.store(true, Ordering::Release);
+    Ok(Running {
+        tasks,
+        shutdown,
+        stop_ticks,
+        abandon,
+        dataflow,
+        drain_timeout: runtime.plan.drain_timeout,
+        view,
+    })
+}
+
+impl Running {
+    /// What can be seen from outside.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Waits until the pipeline ends: every source has ended, or [`View::shutdown`] was cancelled, and everything is
+    /// delivered.
+    ///
+    /// # Errors
+    /// What ended it early. Nothing that was not delivered is acknowledged.
+    pub async fn wait(mut self) -> Result<(), RunError> {
+        let result = self.join_tasks().await;
+        self.view.ready.store(false, Ordering::Release);
+        if result.is_err() {
+            self.abandon.store(true, Ordering::Release);
+        }
+        self.shutdown.cancel();
+        // The sender is dropped with the last worker.
+        (&mut self.dataflow).await.ok();
+        self.stop_ticks.cancel();
+        self.tasks.abort_all();
+        result
+    }
+
+    async fn join_tasks(&mut self) -> Result<(), RunError> {
+        let shutdown = self.shutdown.clone();
+        let drain_timeout = self.drain_timeout;
+        let deadline = async move {
+            shutdown.cancelled().await;
+            tokio::time::sleep(drain_timeout).await;
+        };
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                joined = self.tasks.join_next() => match joined {
+                    None => return Ok(()),
+                    Some(Ok((_, Ok(())))) => {}
+                    Some(Ok((component, Err(source)))) => {
+                        return Err(RunError::Connector { component, source });
+                    }
+                    Some(Err(e)) => return Err(RunError::Panicked(e.to_string())),
+                },
+                // The checkpoint writer lives as long as the dataflow: once that is done nothing more can come.
+                _ = &mut self.dataflow => {
+                    self.dataflow.close();
+                    while self.tasks.len() > 0 {
+                        match tokio::time::timeout(Duration::from_secs(1), self.tasks.join_next()).await {
+                            Ok(Some(Ok((component, Err(source))))) => {
+                                return Err(RunError::Connector { component, source });
+                            }
+                            Ok(Some(_)) => {}
+                            _ => break,
+                        }
+                    }
+                    return Ok(());
+                }
+                () = &mut deadline => return Err(RunError::DrainTimeout(drain_timeout)),
+            }
+        }
+    }
+}
+
+fn all_nodes(plan: &Plan) -> Vec<Input> {
+    (0..plan.sources.len())
+        .map(Input::Source)
+        .chain((0..plan.streams.len()).map(Input::Stream))
+        .chain((0..plan.detectors.len()).map(Input::Detector))
+        .chain([Input::Rejects])
+        .collect()
+}
+
+type Contexts<'a> = dyn Fn(&str, &Arc<str>) -> ConnectorContext + 'a;
+
+/// Sources, each with the file that keeps its positions if it does not keep them itself.
+fn build_sources(
+    plan: &Plan,
+    stand: &mut Stand,
+    context: &Contexts<'_>,
+) -> Result<Vec<(Box<dyn Source>, Option<PathBuf>)>, RunError> {
+    let mut sources = Vec::with_capacity(plan.sources.len());
+    for (idx, source) in plan.sources.iter().enumerate() {
+        if let Some(stand_in) = stand.sources.remove(&idx) {
+            sources.push((stand_in, None));
+            continue;
+        }
+        let cx = context("sources", &source.name);
+        let built = match (source.entry.build)(&source.node, &cx).map_err(RunError::Config)? {
+            SourceKind::Log(log) => log,
+            SourceKind::Listener(listener) => {
+                let cx = context("buffer", &source.name);
+                buffer::wrap(listener, &source.buffer, &cx)
+            }
+        };
+        let path = built
+            .wants_positions_kept()
+            .then(|| plan.data_dir.join("positions").join(format!("{}.json", source.name)));
+        sources.push((built, path));
+    }
+    Ok(sources)
+}
+
+fn build_sinks(
+    plan: &Plan,
+    stand: &mut Stand,
+    context: &Contexts<'_>,
+) -> Result<Vec<Box<dyn Sink>>, RunError> {
+    let build = |(idx, sink): (usize, &crate::config::SinkPlan)| match stand.sinks.remove(&idx) {
+        Some(stand_in) => Ok(stand_in),
+        None => (sink.entry.build)(&sink.node, &context("sinks", &sink.name)).map_err(RunError::Config),
+    };
+    plan.sinks.iter().enumerate().map(build).collect()
+}
+
+fn sink_task(
+    runtime: &Arc<runtime::Runtime>,
+    idx: usize,
+    sink: Box<dyn Sink>,
+    inbox: sink_task::Inbox,
+    back: Arc<egress::FromSink>,
+) -> Result<sink_task::SinkTask, RunError> {
+    let plan = &runtime.plan.sinks[idx];
+    let name = Arc::clone(&plan.name);
+    let data_dir = &runtime.plan.data_dir;
+    let n_user_sinks = runtime.plan.sinks.iter().filter(|s| !s.is_implicit()).count();
+    // A queue helps the other sinks to go on. Where there are none it would only write everything twice.
+    let queue = if n_user_sinks > 1 && plan.queue.max_bytes > 0 && !plan.is_implicit() {
+        let dir = data_dir.join("queues").join(&*name);
+        let queue = DiskQueue::open(&dir, plan.queue.max_bytes)
+            .map_err(|source| RunError::Connector { component: name.to_string(), source })?;
+        Some(queue)
+    } else {
+        None
+    };
+    let window = sink_task::Window::new(
+        back,
+        queue,
+        usize::try_from(plan.queue.memory_bytes).unwrap_or(usize::MAX),
+        data_dir.join("rejects").join(format!("{name}.late.ndjson")),
+        runtime.reject_counter(&name),
+        !plan.inputs.contains(&Input::Rejects),
+    );
+    Ok(sink_task::SinkTask { name, sink, inbox, window, metrics: Arc::clone(&runtime.metrics) })
+}
+
+/// How far the pipeline is.
+#[derive(Clone)]
+struct Frontiers {
+    /// Every epoch before it has left every sink.
+    sunk: watch::Sender<u64>,
+    /// Every epoch before it is in a checkpoint on disk.
+    cut: watch::Sender<u64>,
+    /// Every epoch before it is both: its positions may be committed.
+    delivered: watch::Sender<u64>,
+}
+
+impl Frontiers {
+    fn new(has_state: bool) -> Self {
+        let cut = if has_state { 0 } else { u64::MAX };
+        Self { sunk: watch::Sender::new(0), cut: watch::Sender::new(cut), delivered: watch::Sender::new(0) }
+    }
+
+    async fn run(self, stop: CancellationToken) {
+        let (mut sunk, mut cut) = (self.sunk.subscribe(), self.cut.subscribe());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = sunk.changed() => {}
+                _ = cut.changed() => {}
+            }
+            let delivered = (*sunk.borrow_and_update()).min(*cut.borrow_and_update());
+            self.delivered.send_if_modified(|old| std::mem::replace(old, delivered) != delivered);
+        }
+    }
+}
+
+/// Runs the workers on threads of their own. The receiver is told when the last one has ended.
+async fn spawn_dataflow(
+    runtime: &Arc<runtime::Runtime>,
+    sunk: watch::Sender<u64>,
+) -> Result<(Arc<AtomicBool>, tokio::sync::oneshot::Receiver<()>), RunError> {
+    let abandon = Arc::new(AtomicBool::new(false));
+    let (built_sender, mut built) = mpsc::unbounded_channel();
+    let (ended, dataflow) = tokio::sync::oneshot::channel();
+    let n_workers = runtime.plan.workers;
+    let (worker_runtime, worker_abandon) = (Arc::clone(runtime), Arc::clone(&abandon));
+    let guards = timely::execute(timely::Config::process(n_workers), move |worker| {
+        let queues = worker_runtime.take_queues(worker.index());
+        let probe: ProbeHandle<u64> =
+            worker.dataflow(|scope| worker::build(scope, &worker_runtime, queues));
+        built_sender.send(()).ok();
+        while worker.step_or_park(Some(Duration::from_millis(100))) {
+            if worker_abandon.load(Ordering::Acquire) {
+                return;
+            }
+            if worker.index() == 0 {
+                let frontier = probe.with_frontier(|f| f.first().copied());
+                // Before its first step a probe's frontier is empty; at the end the loop ends.
+                if let Some(frontier) = frontier {
+                    sunk.send_if_modified(|old| std::mem::replace(old, frontier.max(*old)) < frontier);
+                }
+            }
+        }
+        if worker.index() == 0 {
+            sunk.send_replace(u64::MAX);
+        }
+    })
+    .map_err(RunError::Timely)?;
+    std::thread::Builder::new()
+        .name("dataflow".into())
+        .spawn(move || {
+            // Panics of workers abort the process before they come here.
+            drop(guards);
+            ended.send(()).ok();
+        })
+        .map_err(|e| RunError::Timely(e.to_string()))?;
+    for _ in 0..n_workers {
+        if built.recv().await.is_none() {
+            return Err(RunError::Timely("a worker ended while it was built".into()));
+        }
+    }
+    Ok((abandon, dataflow))
+}

@@ -1,0 +1,300 @@
+//! The dataflow of one worker: sources, streams, detectors and sinks, as the plan says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::datatypes::SchemaRef;
+use logdrive_connectors::Decoder;
+use logdrive_operators::{BatchStream, Batches, Emit, Step, WorkerContext};
+use logdrive_schemas::Batch;
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, Concatenate, Probe};
+use timely::dataflow::{ProbeHandle, Scope};
+
+use super::egress;
+use super::queue::{Ingest, QueueReceiver};
+use super::runtime::Runtime;
+use crate::config::Input;
+
+/// How many chunks an ingest operator decodes before it lets the others run.
+const FUEL: usize = 4;
+
+/// The streams of every node that is built, one per lane.
+type Lanes<'scope> = HashMap<Input, Vec<BatchStream<'scope>>>;
+
+/// Builds the dataflow; the probe's frontier is what every sink has made durable.
+pub(super) fn build<'scope>(
+    scope: Scope<'scope, u64>,
+    runtime: &Arc<Runtime>,
+    mut queues: Vec<QueueReceiver>,
+) -> ProbeHandle<u64> {
+    let plan = &runtime.plan;
+    let probe = ProbeHandle::new();
+    let mut lanes = Lanes::new();
+    let mut rejects = Vec::new();
+    for (idx, queue) in queues.drain(..).enumerate() {
+        let (rows, refused) = ingest(scope, runtime, idx, queue);
+        lanes.insert(Input::Source(idx), vec![rows]);
+        rejects.push(refused);
+    }
+    for (idx, stream) in plan.streams.iter().enumerate() {
+        let inputs: Vec<_> = inputs_of(&lanes, &stream.inputs);
+        let mut outputs = Vec::with_capacity(inputs.len());
+        for (input, lane) in inputs.into_iter().zip(&stream.lanes) {
+            let steps = lane.steps.iter().map(|step| (step.build)()).collect();
+            let (rows, refused) = steps_operator(&stream.name, Input::Stream(idx), input, steps, runtime);
+            outputs.push(rows);
+            rejects.push(refused);
+        }
+        lanes.insert(Input::Stream(idx), outputs);
+    }
+    let worker_cx = WorkerContext {
+        index: scope.index(),
+        peers: scope.peers(),
+        checkpoint: runtime.checkpoint(),
+        counters: runtime.detector_counters(),
+    };
+    for (idx, detector) in plan.detectors.iter().enumerate() {
+        let inputs = inputs_of(&lanes, &detector.inputs);
+        let aligned: Vec<_> = inputs.into_iter().map(|s| align(s, Arc::clone(&detector.input.schema))).collect();
+        let input = scope.concatenate(aligned);
+        let (findings, refused) = detector.detector.attach(input, &worker_cx);
+        let findings = tapped(&detector.name, Input::Detector(idx), findings, runtime);
+        lanes.insert(Input::Detector(idx), vec![findings]);
+        rejects.push(refused);
+    }
+    // Sinks that read rejects are last in the plan: what the others refuse flows into them.
+    let mut rejects = Some(rejects);
+    for (idx, sink) in plan.sinks.iter().enumerate() {
+        if sink.inputs.contains(&Input::Rejects)
+            && let Some(rejects) = rejects.take()
+        {
+            let all = scope.concatenate(rejects);
+            lanes.insert(Input::Rejects, vec![tapped("rejects", Input::Rejects, all, runtime)]);
+        }
+        let inputs = inputs_of(&lanes, &sink.inputs);
+        let mut filtered = Vec::with_capacity(inputs.len());
+        for (input, filter) in inputs.into_iter().zip(&sink.filters) {
+            let Some(filter) = filter else {
+                filtered.push(input);
+                continue;
+            };
+            let steps = vec![(filter.build)()];
+            let (rows, refused) = filter_operator(&sink.name, input, steps, runtime);
+            filtered.push(rows);
+            if let Some(rejects) = &mut rejects {
+                rejects.push(refused);
+            }
+        }
+        let input = scope.concatenate(filtered);
+        let (to_sink, from_sink) = runtime.sink_channels(idx);
+        let refused = egress::attach(&sink.name, input, to_sink, from_sink);
+        let refused = refused.probe_with(&probe);
+        if let Some(rejects) = &mut rejects {
+            rejects.push(refused);
+        }
+    }
+    probe
+}
+
+fn inputs_of<'scope>(lanes: &Lanes<'scope>, inputs: &[Input]) -> Vec<BatchStream<'scope>> {
+    inputs.iter().filter_map(|input| lanes.get(input)).flatten().cloned().collect()
+}
+
+type Output = OutputBuilder<u64, NoopBuilder<Batches>>;
+
+/// Sends batches, if there are any.
+macro_rules! give {
+    ($output:expr, $capability:expr, $batches:expr) => {
+        if !$batches.is_empty() {
+            let mut container = Batches($batches);
+            $output.activate().session_with_builder($capability).give_container(&mut container);
+        }
+    };
+}
+
+/// Decodes a source's chunks at the epochs they were stamped with.
+fn ingest<'scope>(
+    scope: Scope<'scope, u64>,
+    runtime: &Arc<Runtime>,
+    idx: usize,
+    queue: QueueReceiver,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    let source = &runtime.plan.sources[idx];
+    let mut decoder: Box<dyn Decoder> =
+        (source.decoder.build)(&source.decoder_node, &source.demand).expect("the plan built the same decoder");
+    let mut builder = OperatorBuilder::new(format!("source:{}", source.name), scope);
+    let (rows, rows_stream) = builder.new_output::<Batches>();
+    let (rejects, rejects_stream) = builder.new_output::<Batches>();
+    let (mut rows, mut rejects) = (Output::from(rows), Output::from(rejects));
+    let info = builder.operator_info();
+    let activator = scope.activator_for(Arc::unwrap_or_clone(Arc::new(info.address.clone())));
+    queue.waker.set(scope.worker().sync_activator_for(info.address.to_vec()));
+    let name = Arc::clone(&source.name);
+    let rows_counter = runtime.metrics.decoder_rows.with_label_values(&[&source.name]);
+    let taps = runtime.taps.of(Input::Source(idx));
+    let reject_counter = runtime.reject_counter(&source.name);
+    builder.build(move |capabilities| {
+        let mut capabilities: Option<Vec<Capability<u64>>> = Some(capabilities);
+        move |_| {
+            let Some(held) = capabilities.as_mut() else { return };
+            for _ in 0..FUEL {
+                match queue.receiver.try_recv() {
+                    Ok(Ingest::Chunk(epoch, chunk)) => {
+                        held.iter_mut().for_each(|capability| capability.downgrade(&epoch));
+                        let decoded = decoder.decode(&chunk);
+                        if let Some(batch) = decoded.rows {
+                            rows_counter.inc_by(batch.num_rows() as u64);
+                            taps.offer(&batch);
+                            give!(rows, &held[0], vec![batch]);
+                        }
+                        if let Some(batch) = decoded.rejects {
+                            reject_counter.count(&batch);
+                            give!(rejects, &held[1], vec![batch]);
+                        }
+                    }
+                    Ok(Ingest::Tick(epoch)) => {
+                        held.iter_mut().for_each(|capability| capability.downgrade(&epoch));
+                    }
+                    Err(TryRecvError::Empty) => return,
+                    Ok(Ingest::End) | Err(TryRecvError::Disconnected) => {
+                        tracing::debug!(source = %name, "No more input.");
+                        capabilities = None;
+                        return;
+                    }
+                }
+            }
+            activator.activate();
+        }
+    });
+    (rows_stream, rejects_stream)
+}
+
+/// Runs a stream's steps, fused into one operator.
+fn steps_operator<'scope>(
+    name: &Arc<str>,
+    node: Input,
+    input: BatchStream<'scope>,
+    steps: Vec<Box<dyn Step>>,
+    runtime: &Arc<Runtime>,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    let out = runtime.metrics.stream_rows.with_label_values(&[name]);
+    let filtered = runtime.metrics.stream_filtered_rows.with_label_values(&[name]);
+    let taps = runtime.taps.of(node);
+    apply_steps(name, input, steps, runtime, move |batches, n_filtered| {
+        out.inc_by(batches.iter().map(|b| b.num_rows() as u64).sum());
+        filtered.inc_by(n_filtered as u64);
+        batches.iter().for_each(|batch| taps.offer(batch));
+    })
+}
+
+/// Runs a sink's `where`.
+fn filter_operator<'scope>(
+    name: &Arc<str>,
+    input: BatchStream<'scope>,
+    steps: Vec<Box<dyn Step>>,
+    runtime: &Arc<Runtime>,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    apply_steps(name, input, steps, runtime, |_, _| {})
+}
+
+fn apply_steps<'scope>(
+    name: &Arc<str>,
+    input: BatchStream<'scope>,
+    mut steps: Vec<Box<dyn Step>>,
+    runtime: &Arc<Runtime>,
+    mut seen: impl FnMut(&[Batch], usize) + 'static,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    let scope = input.scope();
+    let mut builder = OperatorBuilder::new(format!("steps:{name}"), scope);
+    let mut input = builder.new_input(input, Pipeline);
+    builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
+    let (rows, rows_stream) = builder.new_output::<Batches>();
+    let (rejects, rejects_stream) = builder.new_output::<Batches>();
+    let (mut rows, mut rejects) = (Output::from(rows), Output::from(rejects));
+    let reject_counter = runtime.reject_counter(name);
+    builder.build(move |_| {
+        move |_| {
+            input.for_each(|time, batches| {
+                let mut current = std::mem::take(&mut batches.0);
+                let mut refused = Vec::new();
+                let mut n_filtered = 0;
+                for step in &mut steps {
+                    let mut emit = Emit::default();
+                    for batch in current.drain(..) {
+                        step.apply(batch, &mut emit);
+                    }
+                    current = emit.rows;
+                    refused.append(&mut emit.rejects);
+                    n_filtered += emit.n_filtered;
+                }
+                seen(&current, n_filtered);
+                refused.iter().for_each(|batch| reject_counter.count(batch));
+                give!(rows, &time.retain(0), current);
+                give!(rejects, &time.retain(1), refused);
+            });
+        }
+    });
+    (rows_stream, rejects_stream)
+}
+
+/// Brings batches to a detector's schema: columns by name, missing ones null.
+fn align<'scope>(input: BatchStream<'scope>, schema: SchemaRef) -> BatchStream<'scope> {
+    map_batches("align", input, move |batch| {
+        if batch.schema() == schema {
+            return batch;
+        }
+        let n_rows = batch.num_rows();
+        let columns: Vec<ArrayRef> = schema
+            .fields()
+            .iter()
+            .map(|field| match batch.rows().column_by_name(field.name()) {
+                Some(column) => Arc::clone(column),
+                None => new_null_array(field.data_type(), n_rows),
+            })
+            .collect();
+        let rows = RecordBatch::try_new(Arc::clone(&schema), columns).expect("the plan merged these schemas");
+        let layout = Arc::clone(batch.layout());
+        batch.with_rows(rows, layout)
+    })
+}
+
+/// Lets `tap` look at a stream.
+fn tapped<'scope>(
+    name: &str,
+    node: Input,
+    input: BatchStream<'scope>,
+    runtime: &Arc<Runtime>,
+) -> BatchStream<'scope> {
+    let taps = runtime.taps.of(node);
+    map_batches(name, input, move |batch| {
+        taps.offer(&batch);
+        batch
+    })
+}
+
+fn map_batches<'scope>(
+    name: &str,
+    input: BatchStream<'scope>,
+    mut f: impl FnMut(Batch) -> Batch + 'static,
+) -> BatchStream<'scope> {
+    let mut builder = OperatorBuilder::new(name.to_owned(), input.scope());
+    let mut input = builder.new_input(input, Pipeline);
+    builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
+    let (output, stream) = builder.new_output::<Batches>();
+    let mut output = Output::from(output);
+    builder.build(move |_| {
+        move |_| {
+            input.for_each(|time, batches| {
+                let mapped: Vec<_> = std::mem::take(&mut batches.0).into_iter().map(&mut f).collect();
+                give!(output, &time.retain(0), mapped);
+            });
+        }
+    });
+    stream
+}
