@@ -6,8 +6,11 @@ pub mod detector;
 pub mod expression;
 pub mod flow;
 pub mod fraud;
+pub mod rows;
 pub mod step;
 pub mod steps;
+#[cfg(test)]
+mod stub;
 
 pub use detector::{Checkpoint, Detector, DetectorConfig, DetectorContext, DetectorEntry, WorkerContext};
 pub use expression::{CompileError, Compiler, Expression, ExpressionError};

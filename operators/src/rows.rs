@@ -1,0 +1,68 @@
+//! Row isolation: one row that fails an expression becomes a reject, the other rows of its batch go on.
+
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::compute::concat;
+use logdrive_schemas::{Batch, Reject, Rejects};
+
+use crate::expression::Expression;
+
+/// Evaluates `expr` on `batch`: the rows that it works for, its values for them, and a reject
+/// (`expression_failed: …`) for each other row, by its index in `batch`.
+///
+/// A batch without a bad row is evaluated once. Otherwise it is halved until the bad rows stand alone, which costs
+/// about twice the rows for each bad one and at most `2 · rows` evaluations.
+#[must_use]
+pub fn evaluate(expr: &dyn Expression, batch: &Batch) -> (Option<Batch>, Option<ArrayRef>, Rejects) {
+    let mut rejects = Vec::new();
+    let mut good = Vec::new();
+    // Ranges to look at, the first rows on top, so that values come in row order.
+    let mut ranges = vec![(0, batch.num_rows())];
+    while let Some((start, len)) = ranges.pop() {
+        match range(expr, batch, start, len) {
+            Ok(values) if len == batch.num_rows() => return (Some(batch.clone()), Some(values), rejects),
+            Ok(values) => good.push(values),
+            Err(error) if len == 1 => {
+                rejects.push(Reject { idx: start, reason: format!("expression_failed: {error}") });
+            }
+            Err(_) => {
+                let half = len / 2;
+                ranges.push((start + half, len - half));
+                ranges.push((start, half));
+            }
+        }
+    }
+    join(batch, &good, rejects)
+}
+
+/// The values of a range of rows.
+fn range(expr: &dyn Expression, batch: &Batch, start: usize, len: usize) -> Result<ArrayRef, String> {
+    let values = if len == batch.num_rows() {
+        expr.evaluate(batch.rows())
+    } else {
+        expr.evaluate(&batch.rows().slice(start, len))
+    };
+    let values = values.map_err(|error| error.0)?;
+    if values.len() == len { Ok(values) } else { Err(format!("{} values for {len} rows", values.len())) }
+}
+
+fn join(batch: &Batch, good: &[ArrayRef], rejects: Rejects) -> (Option<Batch>, Option<ArrayRef>, Rejects) {
+    let parts: Vec<&dyn Array> = good.iter().map(AsRef::as_ref).collect();
+    if parts.is_empty() {
+        return (None, None, rejects);
+    }
+    let mut keep = vec![true; batch.num_rows()];
+    for reject in &rejects {
+        keep[reject.idx] = false;
+    }
+    let joined = concat(&parts).and_then(|values| Ok((batch.filter(&BooleanArray::from(keep))?, values)));
+    match joined {
+        Ok((Some(rows), values)) => (Some(rows), Some(values), rejects),
+        Ok((None, _)) => (None, None, rejects),
+        // Halves of different types: the expression broke its contract, so no row can be trusted.
+        Err(error) => {
+            let reason = format!("expression_failed: {error}");
+            let all = (0..batch.num_rows()).map(|idx| Reject { idx, reason: reason.clone() });
+            (None, None, all.collect())
+        }
+    }
+}
