@@ -1,7 +1,7 @@
 //! From messages to rows.
 
 use logdrive_schemas::component::{Component, ConfigError, Node};
-use logdrive_schemas::{Batch, Chunk, RowSchema};
+use logdrive_schemas::{Batch, Chunk, Layout, RowSchema};
 
 /// Which of the declared fields a pipeline reads, and how strictly the rest is to be checked.
 #[derive(Clone, Debug)]
@@ -26,6 +26,11 @@ pub struct Decoded {
 pub trait Decoder: Send {
     /// The columns of the rows it makes; the same for every chunk.
     fn schema(&self) -> arrow::datatypes::SchemaRef;
+
+    /// How a row leaves as a document: as the message itself, unless the format is not JSON.
+    fn layout(&self) -> Layout {
+        Layout::Original(Vec::new())
+    }
 
     /// Decodes one chunk. String columns are views over `chunk.data`; nothing is copied unless it was escaped.
     fn decode(&mut self, chunk: &Chunk) -> Decoded;

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `logdrive` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    logdrive::cli::main()
+}

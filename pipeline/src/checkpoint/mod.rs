@@ -145,7 +145,7 @@ fn list(dir: &Path) -> std::io::Result<Vec<u64>> {
         Ok(entries) => {
             for entry in entries {
                 let name = entry?.file_name();
-                let cut = name.to_str().and_then(|name| name.strip_suffix(".ckpt")?.parse().ok());
+                let cut = name.to_str().and_then(|name| name.strip_suffix(".ckpt")?.parse::<u64>().ok());
                 cuts.extend(cut);
             }
         }

@@ -187,10 +187,12 @@ impl Plan {
             Input::Stream(idx) => &self.streams[idx].name,
         }
     }
+}
 
-    /// The weakest promise from the sources to `sink`.
+impl SinkPlan {
+    /// Whether nobody asked for it: the file that takes the rejects that no sink takes.
     #[must_use]
-    pub fn guarantee(&self, sink: &SinkPlan) -> Guarantee {
-        sink.guarantee
+    pub fn is_implicit(&self) -> bool {
+        self.node.span == Span::default()
     }
 }

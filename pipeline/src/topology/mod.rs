@@ -16,7 +16,7 @@ mod epochs;
 mod ingest;
 mod positions;
 mod queue;
-mod reload;
+
 mod runtime;
 mod sink_task;
 mod taps;
@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::status::NodeNames;
 use crate::checkpoint::Checkpoints;
 use crate::config::{Input, Plan};
 
@@ -96,6 +97,8 @@ pub struct View {
     pub metrics: Arc<Metrics>,
     /// Taps by node name.
     pub taps: Arc<HashMap<String, Tap>>,
+    /// All nodes, in pipeline order.
+    pub names: Arc<NodeNames>,
     /// Cancelled to stop gracefully.
     pub shutdown: CancellationToken,
     /// Whether all listeners are open and the dataflow runs.
@@ -142,6 +145,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     let view = View {
         metrics: Arc::clone(&metrics),
         taps: Arc::new(nodes.iter().map(|n| (plan.name(*n).to_owned(), taps.of(*n))).collect()),
+        names: Arc::new(node_names(&plan)),
         shutdown: shutdown.clone(),
         ready: Arc::default(),
     };
@@ -170,7 +174,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     }
     tokio::spawn(frontiers.clone().run(stop_ticks.clone()));
     tokio::spawn(Arc::clone(&epochs).run(stop_ticks.clone()));
-    reload::spawn(&runtime, stop_ticks.clone());
+
 
     let n_active = Arc::new(AtomicUsize::new(runtime.plan.sources.len()));
     for (idx, (mut source, path)) in sources.into_iter().enumerate() {
@@ -278,6 +282,15 @@ fn all_nodes(plan: &Plan) -> Vec<Input> {
         .chain((0..plan.detectors.len()).map(Input::Detector))
         .chain([Input::Rejects])
         .collect()
+}
+
+fn node_names(plan: &Plan) -> NodeNames {
+    let sources = plan.sources.iter().map(|s| ("source", &s.name));
+    let streams = plan.streams.iter().map(|s| ("stream", &s.name));
+    let detectors = plan.detectors.iter().map(|d| ("detector", &d.name));
+    let sinks = plan.sinks.iter().map(|s| ("sink", &s.name));
+    let all = sources.chain(streams).chain(detectors).chain(sinks);
+    NodeNames(all.map(|(kind, name)| (kind, name.to_string())).collect())
 }
 
 type Contexts<'a> = dyn Fn(&str, &Arc<str>) -> ConnectorContext + 'a;

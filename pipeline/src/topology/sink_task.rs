@@ -180,8 +180,8 @@ impl Window {
 
     /// Puts everything that waits on disk, if it waits too long or is too much, and lets go of its epochs.
     fn spill_if_needed(&mut self, inbox: &mut Inbox) -> Result<(), ConnectorError> {
-        let Some(queue) = self.queue.as_mut().filter(|queue| !queue.is_full()) else { return Ok(()) };
         let in_memory = self.holds() || !inbox.ready.is_empty();
+        let Some(queue) = self.queue.as_mut().filter(|queue| !queue.is_full()) else { return Ok(()) };
         let waits_since = self.oldest.into_iter().chain(inbox.ready_since).min();
         let too_long = waits_since.is_some_and(|since| since.elapsed() > PATIENCE);
         let too_much = self.unflushed_bytes + inbox.ready_bytes > self.memory_bytes;

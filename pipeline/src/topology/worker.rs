@@ -111,8 +111,8 @@ type Output = OutputBuilder<u64, NoopBuilder<Batches>>;
 /// Sends batches, if there are any.
 macro_rules! give {
     ($output:expr, $capability:expr, $batches:expr) => {
-        if !$batches.is_empty() {
-            let mut container = Batches($batches);
+        let mut container = Batches($batches);
+        if !container.0.is_empty() {
             $output.activate().session_with_builder($capability).give_container(&mut container);
         }
     };
@@ -133,7 +133,7 @@ fn ingest<'scope>(
     let (rejects, rejects_stream) = builder.new_output::<Batches>();
     let (mut rows, mut rejects) = (Output::from(rows), Output::from(rejects));
     let info = builder.operator_info();
-    let activator = scope.activator_for(Arc::unwrap_or_clone(Arc::new(info.address.clone())));
+    let activator = scope.activator_for(std::rc::Rc::clone(&info.address));
     queue.waker.set(scope.worker().sync_activator_for(info.address.to_vec()));
     let name = Arc::clone(&source.name);
     let rows_counter = runtime.metrics.decoder_rows.with_label_values(&[&source.name]);
