@@ -5,12 +5,13 @@
 //! [`Source`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use logdrive_schemas::component::{Component, ConfigError, Node};
 use logdrive_schemas::{Chunk, MessageRange, Partition, Position};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
@@ -61,6 +62,9 @@ pub type Ack = oneshot::Sender<Result<(), NotDurable>>;
 #[error("not durable: {0}")]
 pub struct NotDurable(pub String);
 
+/// The most bytes of one [`Received`].
+pub const RECEIVED_MAX: usize = 64 << 20;
+
 /// Messages from one peer, received together.
 pub struct Received {
     /// All messages, one behind the other, with whatever lay between them. At most 64 MiB.
@@ -68,7 +72,7 @@ pub struct Received {
     /// Where each message lies in `data`, ascending.
     pub messages: Vec<MessageRange>,
     /// Who sent them.
-    pub peer: Option<std::sync::Arc<str>>,
+    pub peer: Option<Arc<str>>,
     /// Told when the messages are durable (or, with `buffer: { mode: memory }`, delivered).
     pub ack: Option<Ack>,
 }
@@ -81,22 +85,60 @@ impl fmt::Debug for Received {
 
 /// The way from a listener into its buffer: bounded, so that a full buffer stops the listener from reading.
 #[derive(Clone, Debug)]
-pub struct Intake(pub(crate) mpsc::Sender<Received>);
+pub struct Intake {
+    sender: mpsc::Sender<Received>,
+    /// Bytes that may still be sent before some are released; `None` if only `depth` counts.
+    bytes: Option<Released>,
+}
+
+/// How the far end of an [`Intake`] gives bytes back.
+#[derive(Clone, Debug)]
+pub(crate) struct Released(Arc<Semaphore>);
+
+impl Released {
+    /// `n` bytes no longer wait.
+    pub(crate) fn release(&self, n: usize) {
+        self.0.add_permits(n);
+    }
+}
 
 impl Intake {
     /// An intake and its other end, holding up to `depth` groups of messages.
     #[must_use]
     pub fn channel(depth: usize) -> (Self, mpsc::Receiver<Received>) {
         let (sender, receiver) = mpsc::channel(depth);
-        (Self(sender), receiver)
+        (Self { sender, bytes: None }, receiver)
+    }
+
+    /// An intake that also holds up to `bytes_max` bytes, at least 64 MiB, until they are released.
+    pub(crate) fn bounded(depth: usize, bytes_max: usize) -> (Self, mpsc::Receiver<Received>, Released) {
+        let (sender, receiver) = mpsc::channel(depth);
+        let released = Released(Arc::new(Semaphore::new(bytes_max)));
+        (Self { sender, bytes: Some(released.clone()) }, receiver, released)
     }
 
     /// Hands messages over, waiting while the buffer is full. Cancel-safe only in that nothing is sent.
     ///
     /// # Errors
-    /// If the pipeline has stopped; the messages were not taken.
+    /// If the pipeline has stopped or the messages are more than 64 MiB; they were not taken.
     pub async fn send(&self, received: Received) -> Result<(), NotDurable> {
-        self.0.send(received).await.map_err(|_| NotDurable("the pipeline has stopped".into()))
+        const STOPPED: &str = "the pipeline has stopped";
+        let n_bytes = received.data.len();
+        if RECEIVED_MAX < n_bytes {
+            return Err(NotDurable(format!("{n_bytes} bytes at once, at most {RECEIVED_MAX} are taken")));
+        }
+        // The slot first: it fails when the buffer is gone, the semaphore never does.
+        let slot = self.sender.reserve().await.map_err(|_| NotDurable(STOPPED.into()))?;
+        if let Some(Released(bytes)) = &self.bytes {
+            let wanted = bytes.acquire_many(u32::try_from(n_bytes).expect("checked above"));
+            let permit = tokio::select! {
+                permit = wanted => permit.map_err(|_| NotDurable(STOPPED.into()))?,
+                () = self.sender.closed() => return Err(NotDurable(STOPPED.into())),
+            };
+            permit.forget();
+        }
+        slot.send(received);
+        Ok(())
     }
 }
 

@@ -1,11 +1,28 @@
-//! The write-ahead buffer: what makes a source of a listener.
+//! The write-ahead buffer: what makes a source of a listener; and the disk queue of a sink, which is made alike.
+
+pub mod codec;
+mod cursor;
+mod disk;
+mod frame;
+pub mod inspect;
+mod memory;
+pub mod queue;
+mod reader;
+mod record;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use logdrive_schemas::component::bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::context::ConnectorContext;
-use crate::source::{Listener, Source};
+use crate::source::{Listener, Released, Source};
+
+use self::disk::{DiskBuffer, Sizes};
+use self::memory::MemoryBuffer;
 
 /// Where a source without a log of its own keeps messages until they are delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -43,9 +60,13 @@ impl Default for BufferConfig {
     }
 }
 
-/// Puts the buffer behind a listener.
+/// Puts the buffer behind a listener. On disk it lies in `buffer/` of the component's folder.
+///
+/// The source keeps its own position: what `connect` is given is not used.
 #[must_use]
 pub fn wrap(listener: Box<dyn Listener>, config: &BufferConfig, cx: &ConnectorContext) -> Box<dyn Source> {
-    let _ = (listener, config, cx);
-    unreachable!("replaced by the buffer")
+    match config.mode {
+        BufferMode::Disk => Box::new(DiskBuffer::new(listener, Sizes::new(config.max_bytes), cx)),
+        BufferMode::Memory => Box::new(MemoryBuffer::new(listener, config.max_bytes, cx)),
+    }
 }

@@ -1,0 +1,413 @@
+//! `mode: disk`: messages are appended and synced in groups before their senders are answered.
+//!
+//! One task writes. It takes whatever waits in the intake, appends it with one write, syncs once, then answers all
+//! senders and makes the messages available. The next group gathers while the sync runs, so the more arrives, the
+//! more one sync covers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use logdrive_schemas::{Chunk, Partition, Position};
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tracing::{error, warn};
+
+use super::cursor::Identity;
+use super::reader::Reader;
+use super::record::Record;
+use super::state::{Next, Outcome, Shared};
+use super::store::{self, Disk, RealDisk, Store};
+use crate::context::ConnectorContext;
+use crate::error::ConnectorError;
+use crate::source::{Ack, Budget, Intake, Listener, NotDurable, Received, Source};
+
+/// How large things may become.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// A segment file, in bytes.
+    pub(super) segment: u64,
+    /// Messages kept in memory for the reader, in bytes; older ones are read back from disk.
+    pub(super) memory: usize,
+    /// One group commit, in bytes: no further group of messages is added beyond.
+    pub(super) group: usize,
+    /// How much is read back from disk at once, in bytes.
+    pub(super) refill: usize,
+    /// Undelivered messages, in bytes: at the bound the intake is not read.
+    pub(super) undelivered: u64,
+}
+
+impl Sizes {
+    pub(super) fn new(undelivered: u64) -> Self {
+        let memory = 32 << 20;
+        Self { segment: 64 << 20, memory, group: 16 << 20, refill: 4 << 20, undelivered }
+    }
+}
+
+/// Groups of messages that may wait in the intake.
+pub(super) const INTAKE_DEPTH: usize = 1024;
+/// Bytes of messages that may wait in the intake.
+pub(super) const INTAKE_BYTES: usize = 64 << 20;
+
+/// A listener with a folder behind it.
+pub(super) struct DiskBuffer {
+    cx: ConnectorContext,
+    dir: PathBuf,
+    sizes: Sizes,
+    disk: Option<Box<dyn Disk>>,
+    listener: Option<Box<dyn Listener>>,
+    open: Option<Open>,
+}
+
+/// What there is once it is connected.
+struct Open {
+    shared: Arc<Shared>,
+    identity: Identity,
+    listener: tokio::task::AbortHandle,
+    reader: Option<Reader>,
+    refill: Option<JoinHandle<(Reader, Result<Vec<Record>, ConnectorError>)>>,
+    trim: Option<JoinHandle<std::io::Result<()>>>,
+    /// The position that the cursor file has, or will have once `trim` is through.
+    trimmed: u64,
+    delivered: u64,
+}
+
+impl DiskBuffer {
+    pub(super) fn new(listener: Box<dyn Listener>, sizes: Sizes, cx: &ConnectorContext) -> Self {
+        Self::with_disk(listener, sizes, cx, Box::new(RealDisk))
+    }
+
+    pub(super) fn with_disk(
+        listener: Box<dyn Listener>,
+        sizes: Sizes,
+        cx: &ConnectorContext,
+        disk: Box<dyn Disk>,
+    ) -> Self {
+        Self {
+            cx: cx.clone(),
+            dir: cx.state_dir.join("buffer"),
+            sizes,
+            disk: Some(disk),
+            listener: Some(listener),
+            open: None,
+        }
+    }
+
+    /// Opens the folder and counts what it holds.
+    async fn open_store(&mut self) -> Result<(Store, Shared, u64), ConnectorError> {
+        let (dir, sizes, cx) = (self.dir.clone(), self.sizes, self.cx.clone());
+        let disk = self.disk.take().unwrap_or_else(|| Box::new(RealDisk));
+        spawn_blocking(move || {
+            let mut found: Vec<(u64, u64, u64)> = Vec::new();
+            let opened = Store::open(&dir, sizes.segment, disk, &mut |frame, bytes| {
+                let Some(record) = Record::read(frame, bytes) else { return false };
+                let (size, n) = (record.data.len() as u64, record.messages.len() as u64);
+                match found.last_mut().filter(|(_, bytes, _)| *bytes < sizes.undelivered.min(2 << 20) / 8) {
+                    Some(span) => *span = (record.end(), span.1 + size, span.2 + n),
+                    None => found.push((record.end(), size, n)),
+                }
+                true
+            });
+            let (store, opened) = opened?;
+            if 0 < opened.truncated {
+                warn!(dir = %dir.display(), bytes = opened.truncated, "Cut off a torn tail, as a crash leaves it.");
+                let counter = cx.metrics.buffer_truncated_bytes.with_label_values(&[&cx.name]);
+                counter.inc_by(opened.truncated);
+            }
+            let end = found.last().map_or(opened.delivered, |span| span.0.max(opened.delivered));
+            let shared = Shared::new(&cx, sizes.undelivered, opened.delivered, end);
+            for (end, bytes, messages) in found {
+                shared.found(end, bytes, messages);
+            }
+            Ok((store, shared, opened.delivered))
+        })
+        .await
+        .map_err(|e| self.broken(e))?
+    }
+
+    /// Where it counts.
+    #[cfg(test)]
+    pub(super) fn metrics(&self) -> &crate::metrics::Metrics {
+        &self.cx.metrics
+    }
+
+    fn broken(&self, error: JoinError) -> ConnectorError {
+        ConnectorError::storage(&self.dir, std::io::Error::other(error))
+    }
+}
+
+#[async_trait]
+impl Source for DiskBuffer {
+    async fn connect(&mut self, _delivered: &[Position]) -> Result<(), ConnectorError> {
+        if self.open.is_some() || self.listener.is_none() {
+            let reason = "its buffer failed and is not opened twice".to_owned();
+            return Err(ConnectorError::Refused { endpoint: self.cx.name.to_string(), reason });
+        }
+        let (store, shared, delivered) = self.open_store().await?;
+        let Some(mut listener) = self.listener.take() else { return Err(ConnectorError::End) };
+        if let Err(error) = listener.bind().await {
+            self.listener = Some(listener);
+            return Err(error);
+        }
+        let shared = Arc::new(shared);
+        let (intake, messages, released) = Intake::bounded(INTAKE_DEPTH, INTAKE_BYTES);
+        let listening = tokio::spawn(listener.run(intake));
+        let (identity, reader) = (store.identity(), Reader::new(&self.dir, store.identity().key));
+        let abort = listening.abort_handle();
+        let group = Group::new(store, &self.cx);
+        tokio::spawn(write_groups(Arc::clone(&shared), messages, released, group, self.sizes, listening));
+        self.open = Some(Open {
+            shared,
+            identity,
+            listener: abort,
+            reader: Some(reader),
+            refill: None,
+            trim: None,
+            trimmed: delivered,
+            delivered,
+        });
+        Ok(())
+    }
+
+    async fn recv(&mut self, budget: Budget) -> Result<Chunk, ConnectorError> {
+        let Some(open) = &mut self.open else { return Err(ConnectorError::End) };
+        loop {
+            let next = {
+                let mut state = open.shared.lock();
+                if state.has_failed() { Some(state.next()) } else { None }
+            };
+            if let Some(Next::Stop(error)) = next {
+                return Err(error);
+            }
+            if let Some(chunk) = open.shared.take(Partition(open.identity.partition), budget) {
+                return Ok(chunk);
+            }
+            let next = open.shared.lock().next();
+            match next {
+                Next::Disk(from, to) => open.refill(from, to, self.sizes.refill).await?,
+                Next::Stop(error) => return Err(error),
+                Next::Wait => open.shared.data.notified().await,
+            }
+        }
+    }
+
+    async fn commit(&mut self, upto: Position) -> Result<(), ConnectorError> {
+        let dir = &self.dir;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let (delivered, drained) = open.shared.delivered(upto.offset);
+        open.delivered = delivered;
+        // While data flows the cursor follows in the background; the last one is on disk when this returns.
+        let running = open.trim.as_ref().is_some_and(|trim| !trim.is_finished());
+        if running && !drained {
+            return Ok(());
+        }
+        loop {
+            if let Some(trim) = &mut open.trim {
+                let result = trim.await;
+                open.trim = None;
+                result
+                    .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+                    .map_err(|e| ConnectorError::storage(dir, e))?;
+            }
+            if open.trimmed == open.delivered {
+                return Ok(());
+            }
+            let (dir, identity, delivered) = (dir.clone(), open.identity, open.delivered);
+            open.trimmed = delivered;
+            open.trim = Some(spawn_blocking(move || store::trim(&dir, identity, delivered)));
+            if !drained {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wants_positions_kept(&self) -> bool {
+        false
+    }
+}
+
+impl Open {
+    /// Reads records from disk into memory. Cancel-safe: a read that nobody waits for is waited for next time.
+    async fn refill(&mut self, from: u64, to: u64, bytes_max: usize) -> Result<(), ConnectorError> {
+        let Some(refill) = &mut self.refill else {
+            if let Some(mut reader) = self.reader.take() {
+                self.refill = Some(spawn_blocking(move || {
+                    let records = read_records(&mut reader, from, to, bytes_max);
+                    (reader, records)
+                }));
+            }
+            return Ok(());
+        };
+        let result = refill.await;
+        self.refill = None;
+        match result {
+            Ok((reader, records)) => {
+                self.reader = Some(reader);
+                self.shared.lock().refill(records?);
+                Ok(())
+            }
+            Err(error) => Err(ConnectorError::storage("buffer", std::io::Error::other(error))),
+        }
+    }
+}
+
+fn read_records(
+    reader: &mut Reader,
+    mut from: u64,
+    to: u64,
+    bytes_max: usize,
+) -> Result<Vec<Record>, ConnectorError> {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    while from < to && bytes < bytes_max {
+        let (frame, data) = reader.frame_of(from)?;
+        let record =
+            Record::read(&frame, &data).ok_or_else(|| reader.damaged("the record makes no sense"))?;
+        from = record.end();
+        bytes += record.bytes();
+        records.push(record);
+    }
+    Ok(records)
+}
+
+impl Drop for DiskBuffer {
+    fn drop(&mut self) {
+        let Some(open) = &self.open else { return };
+        open.shared.closed.cancel();
+        open.listener.abort();
+        if open.trimmed != open.delivered
+            && let Err(error) = store::trim(&self.dir, open.identity, open.delivered)
+        {
+            warn!(%error, dir = %self.dir.display(), "The last position was not kept: some messages will be repeated.");
+        }
+    }
+}
+
+/// What is written with one sync.
+struct Group {
+    store: Store,
+    cx: ConnectorContext,
+    received: Vec<Received>,
+    frames: Vec<u8>,
+}
+
+impl Group {
+    fn new(store: Store, cx: &ConnectorContext) -> Self {
+        Self { store, cx: cx.clone(), received: Vec::new(), frames: Vec::new() }
+    }
+
+    /// Appends, syncs, and answers if that failed. The senders of what is returned wait for their answer.
+    fn commit(&mut self) -> Result<(Vec<Record>, Vec<Ack>), ConnectorError> {
+        let group = self.store.next();
+        let key = self.store.identity().key;
+        let now = now_micros();
+        let (mut next, mut records, mut acks) = (group, Vec::new(), Vec::new());
+        self.frames.clear();
+        for mut received in self.received.drain(..) {
+            let ack = received.ack.take();
+            if received.messages.is_empty() {
+                acks.extend(ack);
+                continue;
+            }
+            match Record::new(&received, next, now) {
+                Ok(record) => {
+                    record.write(key, group, &mut self.frames);
+                    next = record.end();
+                    records.push(record);
+                    acks.extend(ack);
+                }
+                Err(reason) => {
+                    error!(source = %self.cx.name, reason, "A listener handed over messages that cannot be.");
+                    answer(ack, Err(NotDurable(reason.into())));
+                }
+            }
+        }
+        let result = if records.is_empty() {
+            Ok(())
+        } else {
+            self.store.append(&self.frames, next).and_then(|()| self.store.sync())
+        };
+        // One large group must not keep its memory for ever.
+        self.frames.shrink_to(1 << 20);
+        if let Err(error) = result {
+            for ack in acks {
+                answer(Some(ack), Err(NotDurable(error.to_string())));
+            }
+            return Err(error);
+        }
+        self.cx.metrics.buffer_commits.with_label_values(&[&self.cx.name]).inc();
+        Ok((records, acks))
+    }
+}
+
+/// The writer.
+async fn write_groups(
+    shared: Arc<Shared>,
+    mut messages: mpsc::Receiver<Received>,
+    released: super::Released,
+    mut group: Group,
+    sizes: Sizes,
+    listening: JoinHandle<Result<(), ConnectorError>>,
+) {
+    while shared.wait_for_room().await {
+        let first = tokio::select! {
+            first = messages.recv() => first,
+            () = shared.closed.cancelled() => return,
+        };
+        let Some(first) = first else {
+            shared.finish(Outcome::Ended(listener_error(listening).await));
+            return;
+        };
+        let mut bytes = first.data.len();
+        group.received.push(first);
+        while bytes < sizes.group
+            && let Ok(received) = messages.try_recv()
+        {
+            bytes += received.data.len();
+            group.received.push(received);
+        }
+        let committed = spawn_blocking(move || {
+            let result = group.commit();
+            (group, result)
+        });
+        match committed.await {
+            Ok((returned, Ok((records, acks)))) => {
+                group = returned;
+                for ack in acks {
+                    answer(Some(ack), Ok(()));
+                }
+                shared.publish(records, sizes.memory);
+                released.release(bytes);
+            }
+            Ok((_, Err(error))) => return shared.finish(Outcome::Failed(error)),
+            Err(error) => {
+                let error = ConnectorError::storage("buffer", std::io::Error::other(error));
+                return shared.finish(Outcome::Failed(error));
+            }
+        }
+    }
+}
+
+/// What the listener returned.
+pub(super) async fn listener_error(
+    listening: JoinHandle<Result<(), ConnectorError>>,
+) -> Option<ConnectorError> {
+    match listening.await {
+        Ok(result) => result.err(),
+        Err(error) => Some(ConnectorError::refused("listener", error.to_string())),
+    }
+}
+
+/// Answers a sender that may be gone.
+pub(super) fn answer(ack: Option<Ack>, result: Result<(), NotDurable>) {
+    if let Some(ack) = ack {
+        // A sender that no longer waits is no error.
+        drop(ack.send(result));
+    }
+}
+
+/// Now, in microseconds since the Unix epoch.
+pub(super) fn now_micros() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
+}

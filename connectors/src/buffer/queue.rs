@@ -1,0 +1,259 @@
+//! The disk queue of a sink: batches that its far end does not take now.
+//!
+//! Synchronous: every call may wait for the disk. The batches lie in segments like those of the write-ahead buffer,
+//! under the same rules: a torn tail is cut, other damage is an error that says so.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use logdrive_schemas::{Batch, Epoch};
+use tracing::warn;
+
+use super::codec::{self, CodecError};
+use super::frame::{self, array};
+use super::reader::Reader;
+use super::store::{self, RealDisk, Store};
+use crate::error::ConnectorError;
+
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Batches on disk, first in, first out; they survive a crash once they are synced.
+///
+/// There are two ways to empty it: [`Self::front`] and [`Self::pop`] one by one, or [`Self::read`] several, write them
+/// to the sink, and after its flush [`Self::pop_read`] them at once ([`Self::rewind`] instead if it failed).
+pub struct DiskQueue {
+    store: Store,
+    reader: Reader,
+    bytes_max: u64,
+    bytes: u64,
+    /// The number after each batch that is not popped, and its bytes on disk.
+    waiting: VecDeque<(u64, u64)>,
+    /// How many of them were read.
+    n_read: usize,
+}
+
+impl DiskQueue {
+    /// Opens or creates the queue in `dir`, which holds up to `bytes_max` bytes. No other process may have it open.
+    ///
+    /// # Errors
+    /// `Refused` if another process uses it; `Storage` if it is damaged or the disk fails.
+    pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, ConnectorError> {
+        let mut waiting = VecDeque::new();
+        let (store, opened) = Store::open(dir, SEGMENT_BYTES_MAX, Box::new(RealDisk), &mut |frame, _| {
+            waiting.push_back((frame.end(), (frame.body.len() + frame::HEADER) as u64));
+            frame.count == 1 && 8 <= frame.body.len()
+        })?;
+        if 0 < opened.truncated {
+            let bytes = opened.truncated;
+            warn!(dir = %dir.display(), bytes, "Cut off a torn tail of the queue, as a crash leaves it.");
+        }
+        waiting.retain(|(end, _)| opened.delivered < *end);
+        let bytes = waiting.iter().map(|(_, bytes)| bytes).sum();
+        let reader = Reader::new(dir, store.identity().key);
+        Ok(Self { store, reader, bytes_max, bytes, waiting, n_read: 0 })
+    }
+
+    /// Appends a batch; durable after the next [`Self::sync`]. Takes it also if the queue is full: whoever fills it
+    /// asks [`Self::is_full`] first.
+    ///
+    /// # Errors
+    /// `Storage`; the queue must be opened anew.
+    pub fn push(&mut self, epoch: Epoch, batch: &Batch) -> Result<(), ConnectorError> {
+        let stream = codec::encode(batch).map_err(|e| self.invalid(e))?;
+        if frame::BODY_MAX < stream.len() + 8 {
+            return Err(self.invalid(CodecError::Foreign("it is too large")));
+        }
+        let number = self.store.next();
+        let mut bytes = Vec::with_capacity(stream.len() + 8 + frame::HEADER);
+        frame::write(&mut bytes, self.store.identity().key, (number, number, 1), |out| {
+            out.extend_from_slice(&epoch.0.to_le_bytes());
+            out.extend_from_slice(&stream);
+        });
+        self.store.append(&bytes, number + 1)?;
+        self.waiting.push_back((number + 1, bytes.len() as u64));
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes every batch that was pushed survive a crash.
+    ///
+    /// # Errors
+    /// `Storage`; what was pushed since the last sync may be lost.
+    pub fn sync(&mut self) -> Result<(), ConnectorError> {
+        self.store.sync()
+    }
+
+    /// The oldest batch that is not popped.
+    ///
+    /// # Errors
+    /// `Storage` if it cannot be read back.
+    pub fn front(&mut self) -> Result<Option<(Epoch, Batch)>, ConnectorError> {
+        self.get(0)
+    }
+
+    /// Forgets the oldest batch; durable on return.
+    ///
+    /// # Errors
+    /// `Storage`; the batch may come again after a restart.
+    pub fn pop(&mut self) -> Result<(), ConnectorError> {
+        self.pop_many(1)
+    }
+
+    /// The next batch that was not read since the last [`Self::rewind`].
+    ///
+    /// # Errors
+    /// `Storage` if it cannot be read back.
+    pub fn read(&mut self) -> Result<Option<(Epoch, Batch)>, ConnectorError> {
+        let next = self.get(self.n_read)?;
+        self.n_read += usize::from(next.is_some());
+        Ok(next)
+    }
+
+    /// Starts reading again at the oldest batch.
+    pub fn rewind(&mut self) {
+        self.n_read = 0;
+    }
+
+    /// Forgets all batches that were read; durable on return.
+    ///
+    /// # Errors
+    /// `Storage`; they may come again after a restart.
+    pub fn pop_read(&mut self) -> Result<(), ConnectorError> {
+        self.pop_many(self.n_read)
+    }
+
+    /// The bytes on disk of what is not popped.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The number of batches that are not popped.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether the bound is reached.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes_max <= self.bytes
+    }
+
+    fn get(&mut self, idx: usize) -> Result<Option<(Epoch, Batch)>, ConnectorError> {
+        let Some((end, _)) = self.waiting.get(idx) else { return Ok(None) };
+        let (frame, bytes) = self.reader.frame_of(end - 1)?;
+        let body = &bytes[frame.body];
+        if body.len() < 8 {
+            return Err(self.reader.damaged("the record makes no sense"));
+        }
+        let batch = codec::decode(&body[8..]).map_err(|e| self.invalid(e))?;
+        Ok(Some((Epoch(u64::from_le_bytes(array(body))), batch)))
+    }
+
+    fn pop_many(&mut self, n: usize) -> Result<(), ConnectorError> {
+        let n = n.min(self.waiting.len());
+        let mut delivered = None;
+        for (end, bytes) in self.waiting.drain(..n) {
+            delivered = Some(end);
+            self.bytes -= bytes;
+        }
+        self.n_read = self.n_read.saturating_sub(n);
+        let Some(delivered) = delivered else { return Ok(()) };
+        let dir = self.store.dir();
+        store::trim(dir, self.store.identity(), delivered).map_err(|e| ConnectorError::storage(dir, e))
+    }
+
+    fn invalid(&self, error: CodecError) -> ConnectorError {
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        ConnectorError::storage(self.store.dir(), error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use logdrive_schemas::{Chunk, MessageRange, Partition, Reject, reject};
+
+    use super::*;
+
+    fn batch(text: &str) -> Batch {
+        let chunk = Chunk {
+            source: Arc::from("s"),
+            partition: Partition(1),
+            data: text.as_bytes().to_vec().into(),
+            messages: vec![MessageRange { start: 0, len: text.len() as u32 }],
+            offsets: vec![4],
+            received_at: 5,
+            peer: None,
+            next_offset: 5,
+        };
+        reject::of_chunk(&chunk, &[Reject { idx: 0, reason: "r".into() }]).unwrap()
+    }
+
+    fn text(item: Option<(Epoch, Batch)>) -> Option<(u64, String)> {
+        item.map(|(e, b)| (e.0, String::from_utf8(b.original().value(0).to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn batches_come_back_in_order_and_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut queue = DiskQueue::open(dir.path(), 3_000).unwrap();
+        assert!(queue.front().unwrap().is_none());
+        for n in 0..4 {
+            queue.push(Epoch(n), &batch(&format!("b{n}"))).unwrap();
+        }
+        queue.sync().unwrap();
+        assert!(queue.is_full());
+        assert!(DiskQueue::open(dir.path(), 1).is_err(), "it is locked");
+        assert_eq!(text(queue.front().unwrap()), Some((0, "b0".into())));
+        queue.pop().unwrap();
+        assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
+        assert_eq!(text(queue.read().unwrap()), Some((2, "b2".into())));
+        queue.rewind();
+        assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
+        drop(queue);
+        let mut queue = DiskQueue::open(dir.path(), 3_000).unwrap();
+        assert_eq!(queue.len(), 3);
+        assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
+        assert_eq!(text(queue.read().unwrap()), Some((2, "b2".into())));
+        queue.pop_read().unwrap();
+        queue.push(Epoch(9), &batch("b9")).unwrap();
+        drop(queue);
+        let mut queue = DiskQueue::open(dir.path(), 3_000).unwrap();
+        assert_eq!(text(queue.read().unwrap()), Some((3, "b3".into())));
+        assert_eq!(text(queue.read().unwrap()), Some((9, "b9".into())));
+        assert_eq!(text(queue.read().unwrap()), None);
+        queue.pop_read().unwrap();
+        assert_eq!((queue.bytes(), queue.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_torn_tail_costs_the_last_batch_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
+        queue.push(Epoch(1), &batch("one")).unwrap();
+        let whole = queue.bytes();
+        queue.push(Epoch(2), &batch("two")).unwrap();
+        queue.sync().unwrap();
+        drop(queue);
+        let path = store::list(dir.path()).unwrap().remove(0).1;
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let mut queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
+        assert_eq!((queue.len(), queue.bytes()), (1, whole));
+        queue.push(Epoch(3), &batch("three")).unwrap();
+        drop(queue);
+        let mut queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
+        assert_eq!(text(queue.read().unwrap()), Some((1, "one".into())));
+        assert_eq!(text(queue.read().unwrap()), Some((3, "three".into())));
+    }
+}
