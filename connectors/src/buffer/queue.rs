@@ -114,6 +114,11 @@ impl DiskQueue {
         self.n_read = 0;
     }
 
+    /// Counts the next `n` batches as read: their reader has them already.
+    pub fn skip(&mut self, n: usize) {
+        self.n_read = (self.n_read + n).min(self.waiting.len());
+    }
+
     /// Forgets all batches that were read; durable on return.
     ///
     /// # Errors

@@ -7,6 +7,14 @@ mod file_set;
 pub(crate) mod fixtures;
 pub mod stdout;
 pub mod template;
+pub mod elasticsearch;
+pub mod http;
+mod http_auth;
+mod http_rejects;
+pub mod tcp;
+mod tcp_unsent;
+
+pub use http_auth::{Auth, Basic, Secret, Tls};
 
 use crate::sink::SinkEntry;
 
@@ -15,4 +23,7 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<blackhole::Blackhole>(),
     SinkEntry::of::<file::File>(),
     SinkEntry::of::<stdout::Stdout>(),
+    SinkEntry::of::<elasticsearch::Elasticsearch>(),
+    SinkEntry::of::<http::Http>(),
+    SinkEntry::of::<tcp::Tcp>(),
 ];

@@ -3,6 +3,7 @@
 pub mod status;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,11 +14,18 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures::stream;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus::TextEncoder;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::topology::View;
 use status::Status;
+
+const CONNECTIONS_MAX: usize = 256;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the API until the pipeline's process ends; returns the bound address.
 ///
@@ -33,12 +41,30 @@ pub async fn serve(listen: SocketAddr, view: View) -> std::io::Result<SocketAddr
         .route("/v1/status", get(status))
         .route("/v1/tap/{name}", get(tap))
         .with_state(view);
-    let limits = logdrive_connectors::sources::net::serve::Limits {
-        header_timeout: Duration::from_secs(10),
-        max_connections: 256,
-    };
-    tokio::spawn(logdrive_connectors::sources::net::serve::serve(listener, app, limits));
+    tokio::spawn(accept(listener, app));
     Ok(bound)
+}
+
+/// Accepts connections. The loop is ours because hyper needs a timer for its header deadline, which axum's own loop
+/// does not give it.
+async fn accept(listener: TcpListener, app: Router) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, as a rule: others must close first.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(app.clone());
+        tokio::spawn(async move {
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            // A client that breaks off is its own business.
+            server.serve_connection(TokioIo::new(stream), service).await.ok();
+            drop(permit);
+        });
+    }
 }
 
 async fn ready(State(view): State<View>) -> Response {

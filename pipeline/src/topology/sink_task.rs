@@ -239,8 +239,8 @@ impl Window {
         let from_disk = self.unflushed.iter().any(|item| item.place != Place::Memory);
         if let Some(queue) = self.queue.as_mut().filter(|_| from_disk) {
             // What was spilled while it was being written lies first behind what was read.
-            queue.skip(n_spilled)?;
-            queue.commit()?;
+            queue.skip(n_spilled);
+            queue.pop_read()?;
         }
         let in_memory = self.unflushed.iter().filter(|item| item.place == Place::Memory);
         if let Some(last) = in_memory.map(|item| item.epoch).max() {

@@ -1,0 +1,108 @@
+//! The composable index template: without it, an address would be text and a point an object.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use opensearch::http::Method;
+use serde_json::{Value, json};
+
+use super::endpoints::{Call, Endpoint, NoReply, Reply};
+use crate::error::ConnectorError;
+use crate::sinks::http_rejects::excerpt;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The template for indices whose names match `pattern`.
+pub(super) fn body(pattern: &str) -> Value {
+    let date = json!({ "type": "date" });
+    let ip = json!({ "type": "ip" });
+    let place = json!({ "properties": { "location": { "type": "geo_point" } } });
+    let peer = json!({ "properties": { "ip": ip, "geo": place } });
+    json!({
+        "index_patterns": [pattern],
+        "priority": 150,
+        "_meta": { "managed_by": "logdrive", "version": 1 },
+        "template": {
+            "mappings": {
+                "dynamic_templates": [{
+                    "strings": {
+                        "match_mapping_type": "string",
+                        "mapping": { "type": "keyword", "ignore_above": 1024 }
+                    }
+                }],
+                "properties": {
+                    "@timestamp": date,
+                    "client": peer,
+                    "destination": peer,
+                    "geo": place,
+                    "ip": ip,
+                    "message": { "type": "text" },
+                    "received_at": date,
+                    "source": peer
+                }
+            }
+        }
+    })
+}
+
+/// What to install.
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    pub(super) name: String,
+    pub(super) pattern: String,
+    pub(super) overwrite: bool,
+}
+
+impl Template {
+    /// Installs the template, unless one of that name is there which is not ours.
+    ///
+    /// # Errors
+    /// If the server does not let us. The sink then pauses, since documents indexed without the template would have
+    /// wrong types for as long as their index lives.
+    pub(super) async fn install(&self, endpoint: &Endpoint) -> Result<(), ConnectorError> {
+        let path = format!("_index_template/{}", self.name);
+        let wanted = body(&self.pattern);
+        let found = self.check(endpoint, endpoint.send(Call::get(&path, TIMEOUT)).await, &[200, 404])?;
+        if found.status == 200 {
+            let found: Value = serde_json::from_slice(&found.body).unwrap_or_default();
+            let found = &found["index_templates"][0]["index_template"];
+            let ours = found["_meta"]["managed_by"] == "logdrive";
+            if ours
+                && found["_meta"] == wanted["_meta"]
+                && found["index_patterns"] == wanted["index_patterns"]
+            {
+                return Ok(());
+            }
+            if !ours && !self.overwrite {
+                tracing::info!(template = self.name, "The index template is not ours and stays as it is.");
+                return Ok(());
+            }
+        }
+        let call = Call {
+            method: Method::Put,
+            body: Some(Bytes::from(wanted.to_string())),
+            ..Call::get(&path, TIMEOUT)
+        };
+        self.check(endpoint, endpoint.send(call).await, &[200])?;
+        tracing::info!(template = self.name, pattern = self.pattern, "Installed the index template.");
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        endpoint: &Endpoint,
+        reply: Result<Reply, NoReply>,
+        expected: &[u16],
+    ) -> Result<Reply, ConnectorError> {
+        let reply = reply.map_err(|error| ConnectorError::disconnected(endpoint.name(), error))?;
+        if expected.contains(&reply.status) {
+            return Ok(reply);
+        }
+        let said = excerpt(&String::from_utf8_lossy(&reply.body));
+        let reason = format!(
+            "index template `{}`: status {}: {said} (with `template: {{ enabled: false }}` none is installed)",
+            self.name, reply.status
+        );
+        Err(ConnectorError::disconnected(endpoint.name(), reason))
+    }
+}
