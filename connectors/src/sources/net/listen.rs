@@ -1,0 +1,49 @@
+//! Addresses to listen on.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+
+use crate::error::ConnectorError;
+
+/// `host:port` to listen on. Port 0 lets the system choose; the log line `Listening.` says which.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+pub struct Listen(String);
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+            let message = format!("`{text}` is no address, write it like `0.0.0.0:5044`");
+            return Err(serde::de::Error::custom(message));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Listen {
+    /// The addresses that the name stands for.
+    pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectorError> {
+        let found = tokio::net::lookup_host(&self.0).await.map_err(|e| self.refused(&e))?;
+        Ok(found.collect())
+    }
+
+    /// Binds a TCP socket.
+    pub(crate) async fn tcp(&self) -> Result<tokio::net::TcpListener, ConnectorError> {
+        tokio::net::TcpListener::bind(&self.0).await.map_err(|e| self.refused(&e))
+    }
+
+    /// An address that cannot be bound is a refusal: the pipeline does not start without it.
+    pub(crate) fn refused(&self, error: &std::io::Error) -> ConnectorError {
+        ConnectorError::refused(&self.0, format!("cannot listen: {error}"))
+    }
+}
