@@ -1,6 +1,6 @@
 //! Every source, one file or folder each.
 
-// pub mod http;
+pub mod http;
 pub mod net;
 pub mod stdin;
 pub mod tcp;
@@ -11,7 +11,7 @@ use crate::source::SourceEntry;
 
 /// Every source, in the order of the reference.
 pub const SOURCES: &[SourceEntry] = &[
-    // SourceEntry::of::<http::Http>(),
+    SourceEntry::of::<http::Http>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<tcp::Tcp>(),
     SourceEntry::of::<udp::Udp>(),

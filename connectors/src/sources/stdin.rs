@@ -128,3 +128,62 @@ impl AsyncRead for Blocks {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    async fn run(input: impl Read + Send + 'static, shutdown: CancellationToken) -> Vec<Vec<u8>> {
+        let cx = ConnectorContext {
+            name: "in".into(),
+            state_dir: "unused".into(),
+            metrics: Arc::default(),
+            shutdown,
+        };
+        let limits = StreamLimits::checked(1000, 2000, Duration::ZERO, Compression::Auto).unwrap();
+        let listener = Box::new(Input { input: Box::new(input), limits, cx });
+        let (intake, mut received) = Intake::channel(1);
+        let run = tokio::spawn(listener.run(intake));
+        let mut messages = Vec::new();
+        while let Some(group) = received.recv().await {
+            let of = |m: &logdrive_schemas::MessageRange| {
+                group.data[m.start as usize..(m.start + m.len) as usize].to_vec()
+            };
+            messages.extend(group.messages.iter().map(of));
+        }
+        run.await.unwrap().unwrap();
+        messages
+    }
+
+    #[tokio::test]
+    async fn reads_a_pipe_to_its_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let write = std::thread::spawn(move || {
+            for i in 0..10_000 {
+                writeln!(writer, "line {i}").unwrap();
+            }
+            write!(writer, "last").unwrap();
+        });
+        let messages = run(reader, CancellationToken::new()).await;
+        write.join().unwrap();
+        assert_eq!(messages.len(), 10_001);
+        assert_eq!(messages[9_999], b"line 9999");
+        assert_eq!(messages[10_000], b"last");
+    }
+
+    #[tokio::test]
+    async fn stops_although_the_pipe_stays_open() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"one\ntw").unwrap();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(run(reader, shutdown.clone()));
+        shutdown.cancel();
+        let messages = running.await.unwrap();
+        assert!(messages.len() <= 2 && !messages.contains(&b"tw".to_vec()), "{messages:?}");
+        drop(writer);
+    }
+}

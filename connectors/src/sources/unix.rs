@@ -25,6 +25,9 @@ use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Intake, Listener, NotDurable, SourceConfig, SourceKind};
 
+/// How many datagrams that have arrived are still taken once the pipeline stops.
+const DRAIN_DATAGRAMS_MAX: usize = 1024;
+
 /// What kind of socket it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -227,7 +230,8 @@ async fn run_datagram(socket: &UnixDatagram, config: &Unix, cx: &ConnectorContex
     let line_bytes_max = config.max_line_bytes as usize;
     // One byte more than allowed shows that a datagram was longer.
     let mut buffer = BytesMut::with_capacity(line_bytes_max + 1);
-    loop {
+    let mut n_drained = 0;
+    while n_drained < DRAIN_DATAGRAMS_MAX {
         buffer.clear();
         let room = &mut (&mut buffer).limit(line_bytes_max + 1);
         let received = tokio::select! {
@@ -250,6 +254,7 @@ async fn run_datagram(socket: &UnixDatagram, config: &Unix, cx: &ConnectorContex
         if sent.is_err() {
             return;
         }
+        n_drained += usize::from(cx.shutdown.is_cancelled());
     }
 }
 

@@ -75,10 +75,8 @@ pub(crate) fn name_of(addr: SocketAddr) -> Arc<str> {
 /// Lets the system find out that a peer is gone.
 fn watch(stream: &TcpStream) {
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(Duration::from_secs(10))
-        .with_retries(6);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(Duration::from_secs(10)).with_retries(6);
     let set = socket
         .set_tcp_keepalive(&keepalive)
         .and_then(|()| socket.set_tcp_user_timeout(Some(UNANSWERED_MAX)))

@@ -50,7 +50,7 @@ impl Datagrams {
         }
         match self.split {
             Split::Lines => {
-                let lines = LineRanges::of(&self.data[start..], usize::MAX);
+                let lines = LineRanges::of(&self.data[start..], usize::MAX, usize::MAX);
                 let shifted = |m: MessageRange| MessageRange { start: m.start + start as u32, len: m.len };
                 self.messages.extend(lines.messages.into_iter().map(shifted));
             }

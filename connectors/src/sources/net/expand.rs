@@ -150,14 +150,9 @@ impl Expander {
     }
 }
 
-fn inflate_some(
-    inflate: &mut Decompress,
-    input: &[u8],
-    out: &mut [u8],
-) -> Result<(Step, bool), ExpandError> {
+fn inflate_some(inflate: &mut Decompress, input: &[u8], out: &mut [u8]) -> Result<(Step, bool), ExpandError> {
     let (n_in, n_out) = (inflate.total_in(), inflate.total_out());
-    let status =
-        inflate.decompress(input, out, FlushDecompress::None).map_err(|_| ExpandError::Corrupt)?;
+    let status = inflate.decompress(input, out, FlushDecompress::None).map_err(|_| ExpandError::Corrupt)?;
     let consumed = (inflate.total_in() - n_in) as usize;
     let produced = (inflate.total_out() - n_out) as usize;
     Ok((Step { consumed, produced }, status == Status::StreamEnd))
@@ -190,7 +185,12 @@ mod tests {
     }
 
     /// Expands in pieces of the given sizes.
-    fn expand(mut expander: Expander, input: &[u8], n_in: usize, n_out: usize) -> Result<Vec<u8>, ExpandError> {
+    fn expand(
+        mut expander: Expander,
+        input: &[u8],
+        n_in: usize,
+        n_out: usize,
+    ) -> Result<Vec<u8>, ExpandError> {
         let mut all = Vec::new();
         let mut out = vec![0; n_out];
         for mut piece in input.chunks(n_in) {
@@ -231,7 +231,10 @@ mod tests {
         assert_eq!(expand(Expander::gzip(), b"no gzip at all", 100, 100), Err(ExpandError::Corrupt));
         assert_eq!(expand(Expander::zstd(), b"no zstd at all", 100, 100), Err(ExpandError::Corrupt));
         let whole = gzip(b"some text");
-        assert_eq!(expand(Expander::gzip(), &whole[..whole.len() - 1], 100, 100), Err(ExpandError::Truncated));
+        assert_eq!(
+            expand(Expander::gzip(), &whole[..whole.len() - 1], 100, 100),
+            Err(ExpandError::Truncated)
+        );
         let garbage_behind = [&whole[..], b"garbage"].concat();
         assert_eq!(expand(Expander::gzip(), &garbage_behind, 100, 100), Err(ExpandError::Corrupt));
     }

@@ -187,13 +187,15 @@ impl LineRanges {
         Self { messages: Vec::new(), cuts: Vec::new(), start: 0, line_bytes_max }
     }
 
-    /// All lines of a text that is complete. Its length must fit 32 bits.
-    pub(crate) fn of(text: &[u8], line_bytes_max: usize) -> Self {
+    /// All lines of a text that is complete, or one more than `messages_max` of them. Its length must fit 32 bits.
+    pub(crate) fn of(text: &[u8], line_bytes_max: usize, messages_max: usize) -> Self {
         let mut lines = Self::new(line_bytes_max);
-        for newline in memchr::memchr_iter(b'\n', text) {
-            lines.end_at(text, newline);
+        for end in memchr::memchr_iter(b'\n', text).chain([text.len()]) {
+            lines.end_at(text, end);
+            if lines.messages.len() > messages_max {
+                break;
+            }
         }
-        lines.end_at(text, text.len());
         lines
     }
 

@@ -47,7 +47,8 @@ impl StreamLimits {
         idle_timeout: Duration,
         compression: Compression,
     ) -> Result<Self, ConfigError> {
-        let invalid = |message: &str| Err(ConfigError::new("config::invalid_value", Span::default(), message));
+        let invalid =
+            |message: &str| Err(ConfigError::new("config::invalid_value", Span::default(), message));
         if line_bytes_max == 0 || line_bytes_max > LINE_BYTES_MAX {
             return invalid("`max_line_bytes` is not between 1B and 16MiB");
         }

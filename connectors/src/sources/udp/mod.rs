@@ -82,7 +82,8 @@ impl Component for Udp {
 
 impl SourceConfig for Udp {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
-        let invalid = |message: &str| Err(ConfigError::new("config::invalid_value", Span::default(), message));
+        let invalid =
+            |message: &str| Err(ConfigError::new("config::invalid_value", Span::default(), message));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let n_sockets = self.sockets.unwrap_or(cores.min(4));
         if n_sockets == 0 || n_sockets > SOCKETS_MAX {
@@ -111,7 +112,8 @@ impl UdpLines {
     fn open(&self, mut addr: SocketAddr) -> io::Result<Vec<UdpSocket>> {
         let mut sockets = Vec::with_capacity(self.n_sockets);
         for _ in 0..self.n_sockets {
-            let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None)?;
+            let socket =
+                socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None)?;
             socket.set_nonblocking(true)?;
             if self.n_sockets > 1 {
                 socket.set_reuse_port(true)?;

@@ -1,0 +1,9 @@
+//! The network sources as the runtime uses them: built from YAML, bound, run, with a receiver of the test's own where
+//! the write-ahead buffer would be.
+
+mod hostile;
+mod http;
+mod support;
+mod tcp;
+mod udp;
+mod unix;
