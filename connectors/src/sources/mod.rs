@@ -2,5 +2,7 @@
 
 use crate::source::SourceEntry;
 
+pub mod file;
+
 /// Every source, in the order of the reference.
-pub const SOURCES: &[SourceEntry] = &[];
+pub const SOURCES: &[SourceEntry] = &[SourceEntry::of::<file::File>()];
