@@ -9,6 +9,8 @@ pub mod unix;
 
 use crate::source::SourceEntry;
 
+pub mod file;
+
 /// Every source, in the order of the reference.
 pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<http::Http>(),
@@ -17,3 +19,4 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<udp::Udp>(),
     SourceEntry::of::<unix::Unix>(),
 ];
+pub const SOURCES: &[SourceEntry] = &[SourceEntry::of::<file::File>()];

@@ -1,0 +1,498 @@
+//! The files that are followed: finding them, noticing changes, reading them in turn. Blocking, without tokio.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use logdrive_schemas::{Chunk, Partition};
+use tracing::{debug, warn};
+
+use super::File;
+use super::read::{Found, Limits, Lines};
+use super::reader::{Reader, key_of};
+use super::registry::{FileKey, Registry};
+use crate::context::ConnectorContext;
+use crate::error::ConnectorError;
+use crate::source::Budget;
+
+/// Files held open at once, apart from those that have lost their name: far below the usual limit of 1024.
+const OPEN_MAX: usize = 256;
+/// Looking for new files may take this part of the time: one in twenty.
+const DISCOVERY_SHARE: u32 = 20;
+
+/// What an advance came to.
+pub(super) enum Progress {
+    /// Lines.
+    Chunk(Chunk),
+    /// Nothing to do before this moment.
+    Wait(Instant),
+    /// All files were read to their end, and they are not followed.
+    End,
+}
+
+/// Size and time of change: if both stay, nothing was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    mtime: (i64, i64),
+}
+
+impl Stamp {
+    /// Unlike that of any file.
+    pub(super) const NONE: Self = Self { size: 0, mtime: (i64::MIN, -1) };
+
+    fn of(metadata: &Metadata) -> Self {
+        Self { size: metadata.len(), mtime: (metadata.mtime(), metadata.mtime_nsec()) }
+    }
+}
+
+/// One file that is followed.
+pub(super) struct Tailed {
+    pub(super) key: FileKey,
+    pub(super) path: PathBuf,
+    pub(super) peer: Arc<str>,
+    /// Open while there is use for it and room.
+    pub(super) reader: Option<Reader>,
+    /// Set once the first line is complete.
+    pub(super) partition: Option<Partition>,
+    /// The live partition of which this file is a copy so far: not read.
+    pub(super) copy_of: Option<Partition>,
+    /// The partition that this file held until it was truncated.
+    pub(super) not: Option<Partition>,
+    /// Where the next read begins.
+    pub(super) offset: u64,
+    /// The bytes before `offset`.
+    pub(super) tail: Vec<u8>,
+    /// Up to where a line that is too long was searched for its end.
+    pub(super) scanned: u64,
+    pub(super) stamp: Stamp,
+    /// Whether `path` still leads to it.
+    pub(super) attached: bool,
+    /// When it last changed, or lost its name.
+    pub(super) quiet_since: Instant,
+    /// Whether the bytes behind the last newline are a message too.
+    pub(super) finalise: bool,
+    queued: bool,
+    last_used: u64,
+    /// Whether its trouble was logged already.
+    failed: bool,
+}
+
+/// All files of one source.
+pub(super) struct Tailer {
+    pub(super) config: File,
+    cx: ConnectorContext,
+    exclude: Vec<glob::Pattern>,
+    pub(super) registry: Registry,
+    pub(super) files: HashMap<u64, Tailed>,
+    pub(super) by_key: HashMap<FileKey, u64>,
+    next_id: u64,
+    ready: VecDeque<u64>,
+    next_poll: Instant,
+    next_discovery: Instant,
+    n_uses: u64,
+    /// Whether files found now were there at the very first start.
+    pub(super) at_first_start: bool,
+}
+
+impl Tailer {
+    /// Finds the files and where to go on in each.
+    pub(super) fn open(
+        config: File,
+        cx: ConnectorContext,
+        delivered: &HashMap<Partition, u64>,
+    ) -> Result<Self, ConnectorError> {
+        let registry = Registry::open(&cx.state_dir, delivered)?;
+        let now = Instant::now();
+        let mut tailer = Self {
+            // Checked when it was built.
+            exclude: config.exclude.iter().filter_map(|p| glob::Pattern::new(p).ok()).collect(),
+            at_first_start: registry.first_start,
+            registry,
+            files: HashMap::new(),
+            by_key: HashMap::new(),
+            next_id: 0,
+            ready: VecDeque::new(),
+            next_poll: now,
+            next_discovery: now,
+            n_uses: 0,
+            config,
+            cx,
+        };
+        tailer.poll(now)?;
+        tailer.recover_rotated();
+        tailer.registry.save()?;
+        tailer.at_first_start = false;
+        if tailer.files.is_empty() {
+            warn!(paths = ?tailer.config.paths, "No file matches yet.");
+        }
+        Ok(tailer)
+    }
+
+    /// Reads one chunk, or says when to come again.
+    pub(super) fn advance(&mut self, budget: Budget) -> Result<Progress, ConnectorError> {
+        loop {
+            if self.config.follow && self.next_poll <= Instant::now() {
+                self.poll(Instant::now())?;
+            }
+            let Some(id) = self.ready.pop_front() else { break };
+            if let Some(chunk) = self.read(id, budget)? {
+                return Ok(Progress::Chunk(chunk));
+            }
+        }
+        Ok(if self.config.follow { Progress::Wait(self.next_poll) } else { Progress::End })
+    }
+
+    fn poll(&mut self, now: Instant) -> Result<(), ConnectorError> {
+        let mut changes = Vec::with_capacity(self.files.len());
+        let mut lost_name = false;
+        for (id, file) in &mut self.files {
+            let by_path = if file.attached { fs::metadata(&file.path).ok() } else { None };
+            let same = by_path.filter(|m| key_of(m) == file.key);
+            if file.attached && same.is_none() {
+                (file.attached, file.quiet_since) = (false, now);
+                lost_name = true;
+            }
+            let metadata = same.or_else(|| file.reader.as_ref().and_then(|r| r.metadata().ok()));
+            changes.push((*id, metadata));
+        }
+        if lost_name || self.next_discovery <= now {
+            changes.extend(self.discover());
+            let took = now.elapsed();
+            self.next_discovery = now + self.config.poll_interval.max(took * DISCOVERY_SHARE);
+        }
+        for (id, metadata) in changes {
+            self.update(id, metadata.as_ref(), now);
+        }
+        self.retire(now);
+        self.registry.save()?;
+        self.next_poll = now + self.config.poll_interval.max(Duration::from_millis(1));
+        Ok(())
+    }
+
+    /// Finds files, oldest first: new ones, and new names of known ones.
+    fn discover(&mut self) -> Vec<(u64, Option<Metadata>)> {
+        let mut found: Vec<(PathBuf, Metadata)> = Vec::new();
+        let mut seen = HashSet::new();
+        for pattern in &self.config.paths {
+            let Ok(paths) = glob::glob(pattern) else { continue };
+            for path in paths.filter_map(Result::ok) {
+                if self.exclude.iter().any(|pattern| pattern.matches_path(&path)) {
+                    continue;
+                }
+                if let Ok(metadata) = fs::metadata(&path)
+                    && metadata.is_file()
+                    && seen.insert(key_of(&metadata))
+                {
+                    found.push((path, metadata));
+                }
+            }
+        }
+        found.sort_by_key(|(_, m)| (m.mtime(), m.mtime_nsec()));
+        let mut new = Vec::new();
+        for (path, metadata) in found {
+            match self.by_key.get(&key_of(&metadata)).and_then(|id| self.files.get_mut(id)) {
+                Some(file) if !file.attached => {
+                    file.attached = true;
+                    file.peer = path.display().to_string().into();
+                    if let Some(partition) = file.partition {
+                        self.registry.claim(partition, file.key, &path);
+                    }
+                    file.path = path;
+                }
+                Some(_) => {}
+                None => new.push((self.insert(key_of(&metadata), path, true), Some(metadata))),
+            }
+        }
+        new
+    }
+
+    pub(super) fn insert(&mut self, key: FileKey, path: PathBuf, attached: bool) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let file = Tailed {
+            key,
+            peer: path.display().to_string().into(),
+            path,
+            reader: None,
+            partition: None,
+            copy_of: None,
+            not: None,
+            offset: 0,
+            tail: Vec::new(),
+            scanned: 0,
+            stamp: Stamp::NONE,
+            attached,
+            quiet_since: Instant::now(),
+            finalise: !self.config.follow,
+            queued: false,
+            last_used: 0,
+            failed: false,
+        };
+        self.files.insert(id, file);
+        self.by_key.insert(key, id);
+        id
+    }
+
+    /// Looks at one file after its state was asked for.
+    fn update(&mut self, id: u64, metadata: Option<&Metadata>, now: Instant) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        let renamed = if metadata.is_none() && file.attached { fs::metadata(&file.path).ok() } else { None };
+        let Some(metadata) = metadata.or(renamed.as_ref()) else {
+            // No name, and no handle: it was renamed while it was closed.
+            self.reattach(id);
+            return;
+        };
+        let stamp = Stamp::of(metadata);
+        let changed = stamp != file.stamp;
+        if changed {
+            (file.stamp, file.quiet_since) = (stamp, now);
+            if let Some(reader) = &mut file.reader {
+                reader.changed();
+            }
+        }
+        if let Err(error) = self.follow_up(id, changed) {
+            self.fail(id, &error);
+        }
+    }
+
+    fn follow_up(&mut self, id: u64, changed: bool) -> io::Result<()> {
+        let Some(file) = self.files.get(&id) else { return Ok(()) };
+        match file.partition {
+            Some(_) if !self.is_compressed(id) && file.stamp.size < file.offset => self.truncated(id)?,
+            Some(_) if changed => self.check_fingerprint(id)?,
+            Some(_) => return Ok(()),
+            None if changed => {
+                self.identify(id)?;
+                // It may have grown while nobody looked.
+                self.check_fingerprint(id)?;
+            }
+            None => match file.copy_of {
+                // What it is a copy of is gone: perhaps the copy goes on where that ended.
+                Some(of) if !self.registry.get(of).is_some_and(|e| e.claimed) => self.identify(id)?,
+                _ => return Ok(()),
+            },
+        }
+        self.enqueue(id);
+        Ok(())
+    }
+
+    pub(super) fn is_compressed(&self, id: u64) -> bool {
+        self.files.get(&id).is_some_and(|f| self.config.compression.of(&f.path) != super::Compression::None)
+    }
+
+    /// Puts a file in line for reading.
+    pub(super) fn enqueue(&mut self, id: u64) {
+        if let Some(file) = self.files.get_mut(&id)
+            && file.partition.is_some()
+            && !file.queued
+        {
+            file.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Lets go of files without a name that have been quiet for long enough.
+    fn retire(&mut self, now: Instant) {
+        let quiet: Vec<u64> = self
+            .files
+            .iter()
+            .filter(|(_, f)| !f.attached && !f.queued && f.quiet_since + self.config.rotate_wait <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in quiet {
+            let Some(file) = self.files.get_mut(&id) else { continue };
+            // Nobody will complete the last line any more.
+            if !file.finalise && file.reader.is_some() {
+                file.finalise = true;
+                if file.partition.is_none()
+                    && let Err(error) = self.identify(id)
+                {
+                    self.fail(id, &error);
+                }
+                self.enqueue(id);
+                continue;
+            }
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(file) = self.files.remove(&id) else { return };
+        if self.by_key.get(&file.key) == Some(&id) {
+            self.by_key.remove(&file.key);
+        }
+        if let Some(partition) = file.partition {
+            self.registry.release(partition);
+        }
+        debug!(path = %file.path.display(), offset = file.offset, "File is no longer followed.");
+    }
+
+    /// Finds a file that was renamed while it was closed, or gives it up.
+    fn reattach(&mut self, id: u64) {
+        let Some(file) = self.files.get(&id) else { return };
+        let key = file.key;
+        let found = super::identity::siblings(&file.path).into_iter().find(|(_, m)| key_of(m) == key);
+        let Some((path, metadata)) = found else {
+            if file.stamp.size != file.offset && file.copy_of.is_none() {
+                warn!(path = %file.path.display(), read = file.offset, size = file.stamp.size,
+                    "File is gone before it was read to its end.");
+            }
+            self.remove(id);
+            return;
+        };
+        if let Ok((reader, opened)) = Reader::open(&path, self.config.compression)
+            && key_of(&opened) == key
+        {
+            if let Some(file) = self.files.get_mut(&id) {
+                file.path = path;
+                file.reader = Some(reader);
+                file.stamp = Stamp::of(&metadata);
+            }
+            self.enqueue(id);
+        }
+    }
+
+    /// Opens a file if it is not open, closing another if too many are.
+    pub(super) fn ensure_open(&mut self, id: u64) -> io::Result<&mut Tailed> {
+        let not_found = || io::Error::from(io::ErrorKind::NotFound);
+        self.n_uses += 1;
+        let n_uses = self.n_uses;
+        if self.files.get(&id).is_some_and(|f| f.reader.is_none()) {
+            self.make_room();
+        }
+        let file = self.files.get_mut(&id).ok_or_else(not_found)?;
+        file.last_used = n_uses;
+        if file.reader.is_none() {
+            let (reader, metadata) = Reader::open(&file.path, self.config.compression)?;
+            if key_of(&metadata) != file.key {
+                return Err(not_found());
+            }
+            file.reader = Some(reader);
+        }
+        Ok(file)
+    }
+
+    fn make_room(&mut self) {
+        if self.files.values().filter(|f| f.reader.is_some()).count() < OPEN_MAX {
+            return;
+        }
+        // A file without a name could not be opened again.
+        let oldest = self
+            .files
+            .values_mut()
+            .filter(|f| f.reader.is_some() && f.attached)
+            .min_by_key(|f| (f.queued, f.last_used));
+        if let Some(file) = oldest {
+            file.reader = None;
+        }
+    }
+
+    fn read(&mut self, id: u64, budget: Budget) -> Result<Option<Chunk>, ConnectorError> {
+        let limits = Limits { budget, max_line: self.config.max_line_bytes as usize };
+        if let Some(file) = self.files.get_mut(&id) {
+            file.queued = false;
+        }
+        match self.ensure_open(id).and_then(|file| file.read_lines(limits)) {
+            Ok(Found::Lines(lines)) => {
+                if lines.more {
+                    self.enqueue(id);
+                }
+                let chunk = self.chunk(id, lines);
+                self.extend_fingerprint(id)?;
+                Ok(chunk)
+            }
+            Ok(Found::Nothing { more }) => {
+                if more {
+                    self.enqueue(id);
+                }
+                self.note_progress(id);
+                Ok(None)
+            }
+            Ok(Found::Truncated) => {
+                if let Err(error) = self.truncated(id) {
+                    self.fail(id, &error);
+                }
+                self.enqueue(id);
+                self.registry.save()?;
+                Ok(None)
+            }
+            Err(error) => {
+                self.fail(id, &error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Nothing is handed out that the fingerprint does not reach, as far as it may reach.
+    fn extend_fingerprint(&mut self, id: u64) -> Result<(), ConnectorError> {
+        let Some(file) = self.files.get(&id) else { return Ok(()) };
+        let known = file.partition.and_then(|p| self.registry.get(p)).map_or(u64::MAX, |e| e.fingerprint_len);
+        if known < file.offset.min(self.config.fingerprint_bytes) && !file.finalise {
+            if let Err(error) = self.check_fingerprint(id) {
+                self.fail(id, &error);
+            }
+            self.registry.save()?;
+        }
+        Ok(())
+    }
+
+    fn note_progress(&mut self, id: u64) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        file.failed = false;
+        if let Some(partition) = file.partition {
+            self.registry.advance(partition, file.offset);
+        }
+        if file.finalise && file.reader.as_ref().is_some_and(Reader::is_torn) {
+            warn!(path = %file.path.display(), "Compressed file breaks off; what came before was read.");
+        }
+    }
+
+    fn chunk(&mut self, id: u64, lines: Lines) -> Option<Chunk> {
+        self.note_progress(id);
+        let file = self.files.get_mut(&id)?;
+        file.quiet_since = Instant::now();
+        let labels = [&*self.cx.name];
+        let n_bytes: u64 = lines.messages.iter().map(|m| u64::from(m.len)).sum();
+        self.cx.metrics.source_messages.with_label_values(&labels).inc_by(lines.messages.len() as u64);
+        self.cx.metrics.source_bytes.with_label_values(&labels).inc_by(n_bytes);
+        if 0 < lines.n_too_long {
+            let labels = [&*self.cx.name, "line_too_long"];
+            self.cx.metrics.source_rejects.with_label_values(&labels).inc_by(lines.n_too_long);
+        }
+        Some(Chunk {
+            source: Arc::clone(&self.cx.name),
+            partition: file.partition?,
+            data: lines.data,
+            messages: lines.messages,
+            offsets: lines.offsets,
+            received_at: now_micros(),
+            peer: Some(Arc::clone(&file.peer)),
+            next_offset: file.offset,
+        })
+    }
+
+    /// Trouble with one file: said once, tried again at every poll.
+    fn fail(&mut self, id: u64, error: &io::Error) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        (file.reader, file.stamp) = (None, Stamp::NONE);
+        if !std::mem::replace(&mut file.failed, true) {
+            warn!(path = %file.path.display(), %error, "File cannot be read; trying again.");
+        }
+    }
+
+    /// Whether a name leads to a file that is followed already.
+    pub(super) fn is_known(&self, metadata: &Metadata) -> bool {
+        self.by_key.contains_key(&key_of(metadata))
+    }
+}
+
+fn now_micros() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
