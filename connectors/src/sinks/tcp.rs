@@ -124,6 +124,17 @@ struct TcpSink {
 }
 
 impl TcpSink {
+    /// Appends rows of `batch` from `row` on until it is worth a write; returns the first row that is not in it.
+    fn fill(&mut self, batch: &Batch, mut row: usize) -> usize {
+        let documents = Documents::new(batch);
+        while row < batch.num_rows() && self.buffer.len() < WRITE_BYTES {
+            documents.write(row, &mut self.buffer);
+            self.buffer.push(b'\n');
+            row += 1;
+        }
+        row
+    }
+
     /// Hands the buffer to the kernel.
     async fn send(&mut self) -> Result<(), ConnectorError> {
         let Some(stream) = &mut self.stream else { return Err(self.lost("not connected")) };
@@ -224,13 +235,7 @@ impl Sink for TcpSink {
     async fn write(&mut self, batch: &Batch) -> Result<Option<Batch>, ConnectorError> {
         let mut row = 0;
         while row < batch.num_rows() {
-            let documents = Documents::new(batch);
-            while row < batch.num_rows() && self.buffer.len() < WRITE_BYTES {
-                documents.write(row, &mut self.buffer);
-                self.buffer.push(b'\n');
-                row += 1;
-            }
-            drop(documents);
+            row = self.fill(batch, row);
             if WRITE_BYTES <= self.buffer.len() {
                 self.send().await?;
             }
