@@ -19,7 +19,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::http_auth::{Auth, Secret, Tls, gzip, invalid, parse_url, retry_after};
-use super::http_rejects::{excerpt, merge};
+use super::http_rejects::{Refused, excerpt, merge};
 use crate::context::ConnectorContext;
 use crate::document::Documents;
 use crate::error::ConnectorError;
@@ -207,7 +207,7 @@ impl Body {
     }
 
     /// The rows of `lines` as rejects.
-    fn rejects(&self, lines: std::ops::Range<usize>, reason: &str) -> Vec<(Batch, Vec<Reject>)> {
+    fn rejects(&self, lines: std::ops::Range<usize>, reason: &str) -> Refused {
         let mut groups: Vec<(usize, Vec<Reject>)> = Vec::new();
         for (_, batch, row) in &self.lines[lines] {
             let reject = Reject { idx: *row, reason: reason.into() };
@@ -236,7 +236,7 @@ struct HttpSink {
     timeout: Duration,
     open: Body,
     /// Since the last flush; bounded by its policy.
-    rejects: Vec<(Batch, Vec<Reject>)>,
+    rejects: Refused,
     rows: IntCounter,
     bytes: IntCounter,
     metrics: Arc<Metrics>,
@@ -246,7 +246,8 @@ impl HttpSink {
     /// Sends what was filled, in halves if the server takes only less.
     async fn send(&mut self) -> Result<(), ConnectorError> {
         let body = std::mem::take(&mut self.open);
-        let mut parts = VecDeque::from([0..body.lines.len()]);
+        let mut parts = VecDeque::new();
+        parts.push_back(0..body.lines.len());
         while let Some(lines) = parts.pop_front() {
             if lines.is_empty() {
                 continue;

@@ -12,6 +12,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::source::partition_of;
 
+/// Rows that a far end refused, by the batch they belong to.
+pub(super) type Refused = Vec<(Batch, Vec<Reject>)>;
+
 /// The rejects of `sink`, each group made of rows of one batch; `None` if there are none.
 pub(super) fn merge(sink: &Arc<str>, groups: &[(Batch, Vec<Reject>)]) -> Option<Batch> {
     let batches: Vec<Batch> =

@@ -124,7 +124,7 @@ struct TcpSink {
 }
 
 impl TcpSink {
-    /// Appends documents from `row` on until the buffer is worth sending; returns the row to go on with.
+    /// Appends rows of `batch` from `row` on until it is worth a write; returns the first row that is not in it.
     fn fill(&mut self, batch: &Batch, mut row: usize) -> usize {
         let documents = Documents::new(batch);
         while row < batch.num_rows() && self.buffer.len() < WRITE_BYTES {

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::index::{IndexPattern, Text};
 use crate::document::Documents;
 use crate::sinks::http_auth::gzip;
+use crate::sinks::http_rejects::Refused;
 
 /// The longest `_id` that both servers take.
 const ID_MAX: usize = 512;
@@ -112,7 +113,7 @@ impl Bulk {
     }
 
     /// Rejects by batch, in the order of rows.
-    pub(super) fn group(&self, mut rejects: Vec<(usize, Reject)>) -> Vec<(Batch, Vec<Reject>)> {
+    pub(super) fn group(&self, mut rejects: Vec<(usize, Reject)>) -> Refused {
         rejects.sort_by_key(|(batch, reject)| (*batch, reject.idx));
         let mut groups: Vec<(usize, Vec<Reject>)> = Vec::new();
         for (batch, reject) in rejects {

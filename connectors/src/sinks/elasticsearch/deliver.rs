@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use logdrive_schemas::{Batch, Reject};
+use logdrive_schemas::Reject;
 use opensearch::http::Method;
 use prometheus::IntCounter;
 use rand::Rng as _;
@@ -34,7 +34,7 @@ use super::gate::Gate;
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::metrics::Metrics;
-use crate::sinks::http_rejects::excerpt;
+use crate::sinks::http_rejects::{Refused, excerpt};
 
 /// Requests in a row without an answer that tells, before the sink pauses.
 const UNCLEAR_MAX: u32 = 5;
@@ -125,10 +125,7 @@ enum Outcome {
 ///
 /// # Errors
 /// If the sink must pause. What was stored until then is stored.
-pub(super) async fn deliver(
-    delivery: Arc<Delivery>,
-    mut bulk: Bulk,
-) -> Result<Vec<(Batch, Vec<Reject>)>, ConnectorError> {
+pub(super) async fn deliver(delivery: Arc<Delivery>, mut bulk: Bulk) -> Result<Refused, ConnectorError> {
     let mut rejects = bulk.take_unfit();
     let bulk = Arc::new(bulk);
     let mut parts = VecDeque::from([(0..bulk.len()).collect::<Vec<_>>()]);

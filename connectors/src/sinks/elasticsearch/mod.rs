@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, bytes, duration};
-use logdrive_schemas::{Batch, Epoch, Reject};
+use logdrive_schemas::{Batch, Epoch};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::task::{JoinError, JoinSet};
@@ -31,7 +31,7 @@ use self::gate::Gate;
 use self::index::IndexPattern;
 use self::template::Template;
 use super::http_auth::{Auth, Tls, invalid, yes};
-use super::http_rejects::merge;
+use super::http_rejects::{Refused, merge};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::sink::{FlushPolicy, Guarantee, Reads, Sink, SinkConfig};
@@ -320,9 +320,9 @@ struct ElasticsearchSink {
     /// The request that is being filled.
     open: Bulk,
     /// At most `concurrency`, each on its own until its last item is confirmed.
-    requests: JoinSet<Result<Vec<(Batch, Vec<Reject>)>, ConnectorError>>,
+    requests: JoinSet<Result<Refused, ConnectorError>>,
     /// Since the last flush; bounded by its policy.
-    rejects: Vec<(Batch, Vec<Reject>)>,
+    rejects: Refused,
 }
 
 impl ElasticsearchSink {
@@ -342,7 +342,7 @@ impl ElasticsearchSink {
 
     fn absorb(
         &mut self,
-        ended: Result<Result<Vec<(Batch, Vec<Reject>)>, ConnectorError>, JoinError>,
+        ended: Result<Result<Refused, ConnectorError>, JoinError>,
     ) -> Result<(), ConnectorError> {
         match ended {
             Ok(rejects) => self.rejects.extend(rejects?),
