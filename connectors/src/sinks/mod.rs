@@ -5,6 +5,7 @@ pub mod file;
 mod file_set;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod parquet;
 pub mod stdout;
 pub mod template;
 pub mod elasticsearch;
@@ -22,6 +23,7 @@ use crate::sink::SinkEntry;
 pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<blackhole::Blackhole>(),
     SinkEntry::of::<file::File>(),
+    SinkEntry::of::<parquet::Parquet>(),
     SinkEntry::of::<stdout::Stdout>(),
     SinkEntry::of::<elasticsearch::Elasticsearch>(),
     SinkEntry::of::<http::Http>(),
