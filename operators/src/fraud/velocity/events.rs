@@ -117,7 +117,11 @@ fn compute(reader: &Reader, mut batch: Batch, rejects: &mut Vec<Batch>) -> Optio
         rejects.extend(reject::of_batch(&batch, &failed));
         let (good, values) = (good?, values?);
         let mut fields = good.schema().fields().to_vec();
-        fields.push(Arc::new(Field::new(format!("{SEPARATOR}{}", fields.len()), values.data_type().clone(), true)));
+        fields.push(Arc::new(Field::new(
+            format!("{SEPARATOR}{}", fields.len()),
+            values.data_type().clone(),
+            true,
+        )));
         let mut columns = good.rows().columns().to_vec();
         columns.push(values);
         let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
@@ -267,7 +271,8 @@ mod tests {
 
     #[test]
     fn no_two_keys_look_alike() {
-        let keys = [["a\u{1f}b", "c"], ["a", "b\u{1f}c"], ["a\u{1b}|b", "c"], ["a|b", "c"], ["a\u{1b}", "|b|c"]];
+        let keys =
+            [["a\u{1f}b", "c"], ["a", "b\u{1f}c"], ["a\u{1b}|b", "c"], ["a|b", "c"], ["a\u{1b}", "|b|c"]];
         let keys: std::collections::HashSet<String> = keys.iter().map(|k| key(k)).collect();
         assert_eq!(keys.len(), 5);
         assert_eq!(entity(&key(&["a", "b"])), "a|b");

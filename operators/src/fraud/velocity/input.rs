@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::compute::kernels::cmp::gt;
 use arrow::array::{BooleanArray, UInt64Array};
+use arrow::compute::kernels::cmp::gt;
 use logdrive_schemas::Batch;
 use logdrive_schemas::chunk::Partition;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -67,8 +67,8 @@ impl Counted {
         raise(self.open.entry(epoch).or_default(), key, highest);
         match seen {
             Some(seen) => {
-                let fresh: BooleanArray = gt(batch.offsets(), &UInt64Array::new_scalar(seen))
-                    .expect("two columns of one type");
+                let fresh: BooleanArray =
+                    gt(batch.offsets(), &UInt64Array::new_scalar(seen)).expect("two columns of one type");
                 batch.filter(&fresh).expect("Arrow filters columns of every type that a schema has")
             }
             None => Some(batch),

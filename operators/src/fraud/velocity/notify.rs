@@ -177,8 +177,13 @@ pub(super) fn attach<'scope>(
                 bars.for_each(|capability, bars| {
                     open.entry(*capability.time()).or_default().bar = bars.drain(..).max();
                 });
-                let frontier =
-                    before.frontier().first().copied().into_iter().chain(bars_before.frontier().first().copied()).min();
+                let frontier = before
+                    .frontier()
+                    .first()
+                    .copied()
+                    .into_iter()
+                    .chain(bars_before.frontier().first().copied())
+                    .min();
                 while let Some(entry) = open.first_entry() {
                     let epoch = *entry.key();
                     if frontier.is_some_and(|frontier| frontier <= epoch) {

@@ -125,8 +125,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn row(&mut self) -> Option<Row> {
         let at = self.i64()?;
-        let id =
-            MessageId { source: self.text()?, partition: Partition(self.u64()?), offset: self.u64()? };
+        let id = MessageId { source: self.text()?, partition: Partition(self.u64()?), offset: self.u64()? };
         let value = i128::from_le_bytes(self.take(16)?.try_into().ok()?);
         let has_tenant = self.u64()? == 1;
         let tenant = self.text()?;
