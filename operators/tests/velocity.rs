@@ -1,4 +1,5 @@
 //! `velocity` as a whole: against a naive computation, on several workers, over checkpoints, with bad input.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod harness;
 

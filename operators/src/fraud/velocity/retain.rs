@@ -98,8 +98,9 @@ impl Live {
     /// violation of a step comes first must not change while the step is open.
     fn expire(&mut self, bar: i64, epoch: u64, changes: &mut Vec<Change<Row>>) {
         let limit = bar.saturating_sub(self.rules.window).saturating_sub(self.rules.step());
+        let len = self.slice_len();
         while let Some(slice) = self.slices.first_entry() {
-            let end = slice.key().saturating_add(1).saturating_mul((self.rules.window / 64).max(1));
+            let end = slice.key().saturating_add(1).saturating_mul(len);
             if end > limit {
                 break;
             }
@@ -118,10 +119,10 @@ impl Live {
 
     /// Keeps the worker within its limit.
     fn limit_all(&mut self, epoch: u64, changes: &mut Vec<Change<Row>>) -> usize {
-        let mut n_evicted = 0;
+        let (mut n_evicted, len) = (0, self.slice_len());
         while self.n_rows > self.rules.max_rows {
             let Some(mut slice) = self.slices.first_entry() else { break };
-            let end = slice.key().saturating_add(1).saturating_mul((self.rules.window / 64).max(1));
+            let (index, end) = (*slice.key(), slice.key().saturating_add(1).saturating_mul(len));
             let Some(key) = slice.get().iter().next().map(Arc::clone) else {
                 slice.remove();
                 continue;
@@ -132,7 +133,7 @@ impl Live {
             n_evicted += n_dropped;
             if n_dropped == surplus {
                 // Rows of this key may be left in the slice.
-                self.slices.entry(end / self.slice_len() - 1).or_default().insert(key);
+                self.slices.entry(index).or_default().insert(key);
             }
         }
         n_evicted
