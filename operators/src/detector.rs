@@ -50,6 +50,10 @@ pub trait DetectorCounters: Debug + Send + Sync {
     fn finding(&self, detector: &str, severity: &str);
     /// Rows came later than allowed.
     fn late(&self, detector: &str, n_rows: usize);
+    /// Rows were dropped because a limit on the state was reached.
+    fn evicted(&self, detector: &str, n_rows: usize) {
+        let _ = (detector, n_rows);
+    }
     /// The rows kept in the state of one worker's instance.
     fn state_rows(&self, detector: &str, worker: usize, n_rows: usize);
 }

@@ -12,7 +12,9 @@ pub mod steps;
 #[cfg(test)]
 mod stub;
 
-pub use detector::{Checkpoint, Detector, DetectorConfig, DetectorContext, DetectorEntry, WorkerContext};
+pub use detector::{
+    Checkpoint, Detector, DetectorConfig, DetectorContext, DetectorCounters, DetectorEntry, WorkerContext,
+};
 pub use expression::{CompileError, Compiler, Expression, ExpressionError};
 pub use flow::{BatchStream, Batches};
 pub use fraud::DETECTORS;

@@ -1,0 +1,278 @@
+//! The live rows: those that the window of a row that may still come can reach.
+//!
+//! Every worker has its own watermark, the newest event time among the keys that it keeps minus the lateness. It is
+//! that of the epochs before, so it does not depend on the order of rows within an epoch.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::events::{Event, Key, Row, route};
+use super::state::{Cuts, Writer, restored};
+use super::{Change, EPOCH_US, Rules};
+use crate::detector::WorkerContext;
+
+pub(super) const PART: &str = "rows";
+
+/// How far ahead of the clock, beyond the lateness, a row may be: one hour in microseconds.
+const AHEAD_US: i64 = 3_600_000_000;
+
+/// The time at which restored rows enter the collection: before all epochs.
+pub(super) const RESTORED: u64 = 0;
+
+/// The live rows of one worker.
+#[derive(Debug)]
+struct Live {
+    rules: Arc<Rules>,
+    keys: HashMap<Key, BTreeSet<Row>>,
+    /// The keys that have rows in each slice of event time. Rows expire by the slice.
+    slices: BTreeMap<i64, HashSet<Key>>,
+    n_rows: usize,
+    /// The newest event time, if there was a row.
+    newest: Option<i64>,
+}
+
+/// What an epoch did.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Done {
+    /// Rows that were too late, or too far ahead.
+    n_late: usize,
+    /// Rows that a limit pushed out.
+    n_evicted: usize,
+}
+
+impl Live {
+    fn new(rules: &Arc<Rules>) -> Self {
+        let rules = Arc::clone(rules);
+        Self { rules, keys: HashMap::new(), slices: BTreeMap::new(), n_rows: 0, newest: None }
+    }
+
+    /// The watermark: older rows are late, and no window of a row at or after it may lack a row.
+    fn bar(&self) -> i64 {
+        self.newest.map_or(i64::MIN, |newest| newest.saturating_sub(self.rules.lateness))
+    }
+
+    fn slice_len(&self) -> i64 {
+        (self.rules.window / 64).max(1)
+    }
+
+    fn insert(&mut self, key: &Key, row: Row) -> bool {
+        let slice = row.at.div_euclid(self.slice_len());
+        let is_new = self.keys.entry(Arc::clone(key)).or_default().insert(row);
+        if is_new {
+            self.n_rows += 1;
+            self.slices.entry(slice).or_default().insert(Arc::clone(key));
+        }
+        is_new
+    }
+
+    /// Takes in the rows of an epoch; `changes` is what that does to the collection.
+    fn epoch(&mut self, epoch: u64, events: Vec<Event>, changes: &mut Vec<Change<Row>>) -> Done {
+        let (bar, mut newest, mut done) = (self.bar(), self.newest, Done::default());
+        let clock = i64::try_from(epoch).unwrap_or(i64::MAX).saturating_mul(EPOCH_US);
+        let latest = clock.saturating_add(self.rules.lateness).saturating_add(AHEAD_US);
+        for Event { key, row } in events {
+            if row.at < bar || row.at > latest {
+                done.n_late += 1;
+                continue;
+            }
+            newest = newest.max(Some(row.at));
+            if self.insert(&key, row.clone()) {
+                changes.push(((Arc::clone(&key), row), epoch, 1));
+                done.n_evicted += self.limit_key(&key, epoch, changes);
+            }
+        }
+        done.n_evicted += self.limit_all(epoch, changes);
+        self.expire(bar, epoch, changes);
+        self.newest = newest;
+        done
+    }
+
+    /// Rows that no window needs. The windows of the whole step that the watermark is in are kept whole: which
+    /// violation of a step comes first must not change while the step is open.
+    fn expire(&mut self, bar: i64, epoch: u64, changes: &mut Vec<Change<Row>>) {
+        let limit = bar.saturating_sub(self.rules.window).saturating_sub(self.rules.step());
+        let len = self.slice_len();
+        while let Some(slice) = self.slices.first_entry() {
+            let end = slice.key().saturating_add(1).saturating_mul(len);
+            if end > limit {
+                break;
+            }
+            for key in slice.remove() {
+                self.drop_before(&key, end, usize::MAX, epoch, changes);
+            }
+        }
+    }
+
+    /// Keeps a hot key within its limit.
+    fn limit_key(&mut self, key: &Key, epoch: u64, changes: &mut Vec<Change<Row>>) -> usize {
+        let n_rows = self.keys.get(key).map_or(0, BTreeSet::len);
+        let surplus = n_rows.saturating_sub(self.rules.max_rows_per_key);
+        if surplus > 0 { self.drop_before(key, i64::MAX, surplus, epoch, changes) } else { 0 }
+    }
+
+    /// Keeps the worker within its limit.
+    fn limit_all(&mut self, epoch: u64, changes: &mut Vec<Change<Row>>) -> usize {
+        let (mut n_evicted, len) = (0, self.slice_len());
+        while self.n_rows > self.rules.max_rows {
+            let Some(mut slice) = self.slices.first_entry() else { break };
+            let (index, end) = (*slice.key(), slice.key().saturating_add(1).saturating_mul(len));
+            let Some(key) = slice.get().iter().next().map(Arc::clone) else {
+                slice.remove();
+                continue;
+            };
+            slice.get_mut().remove(&key);
+            let surplus = self.n_rows - self.rules.max_rows;
+            let n_dropped = self.drop_before(&key, end, surplus, epoch, changes);
+            n_evicted += n_dropped;
+            if n_dropped == surplus {
+                // Rows of this key may be left in the slice.
+                self.slices.entry(index).or_default().insert(key);
+            }
+        }
+        n_evicted
+    }
+
+    /// Drops at most `n_max` rows of a key before `end`, the oldest first.
+    fn drop_before(
+        &mut self,
+        key: &Key,
+        end: i64,
+        n_max: usize,
+        epoch: u64,
+        changes: &mut Vec<Change<Row>>,
+    ) -> usize {
+        let Some(rows) = self.keys.get_mut(key) else { return 0 };
+        let mut n_dropped = 0;
+        while n_dropped < n_max && rows.first().is_some_and(|row| row.at < end) {
+            let Some(row) = rows.pop_first() else { break };
+            changes.push(((Arc::clone(key), row), epoch, -1));
+            n_dropped += 1;
+        }
+        if rows.is_empty() {
+            self.keys.remove(key);
+        }
+        self.n_rows -= n_dropped;
+        n_dropped
+    }
+
+    fn encode(&self, cx: &WorkerContext) -> Vec<u8> {
+        let mut writer = Writer::new(&self.rules, cx);
+        writer.u64(u64::from(self.newest.is_some()));
+        writer.i64(self.newest.unwrap_or(0));
+        writer.u64(self.keys.len() as u64);
+        for (key, rows) in &self.keys {
+            writer.text(key);
+            writer.u64(rows.len() as u64);
+            rows.iter().for_each(|row| writer.row(row));
+        }
+        writer.finish()
+    }
+
+    /// Takes from `states` what this worker is responsible for. Its watermark is its own if the workers are as many
+    /// as they were, else the highest.
+    fn restore(&mut self, states: &[Vec<u8>], cx: &WorkerContext, changes: &mut Vec<Change<Row>>) {
+        let rules = Arc::clone(&self.rules);
+        for (worker, peers, mut state) in restored(states, &rules) {
+            let (Some(any), Some(newest), Some(n_keys)) = (state.u64(), state.i64(), state.u64()) else {
+                continue;
+            };
+            if any == 1 && (peers != cx.peers as u64 || worker == cx.index as u64) {
+                self.newest = self.newest.max(Some(newest));
+            }
+            for _ in 0..n_keys {
+                let (Some(key), Some(n_rows)) = (state.text(), state.u64()) else { break };
+                let is_mine = is_mine(&key, cx);
+                for _ in 0..n_rows {
+                    let Some(row) = state.row() else { break };
+                    if is_mine && self.insert(&key, row.clone()) {
+                        changes.push(((Arc::clone(&key), row), RESTORED, 1));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether this worker keeps `key`.
+pub(super) fn is_mine(key: &str, cx: &WorkerContext) -> bool {
+    route(key) % cx.peers as u64 == cx.index as u64
+}
+
+/// An epoch that is not complete.
+struct Open {
+    changes_at: Capability<u64>,
+    bar_at: Capability<u64>,
+    events: Vec<Event>,
+}
+
+/// The changes of the live rows, and the watermark that each epoch was judged by.
+pub(super) fn attach<'scope>(
+    events: StreamVec<'scope, u64, Event>,
+    rules: &Arc<Rules>,
+    cx: &WorkerContext,
+) -> (StreamVec<'scope, u64, Change<Row>>, StreamVec<'scope, u64, i64>) {
+    let operator = rules.operator(PART);
+    let mut live = Live::new(rules);
+    let mut changes = Vec::new();
+    live.restore(&cx.checkpoint.restored(&operator), cx, &mut changes);
+    let mut cuts = Cuts::new(operator.clone(), cx);
+    let cx = cx.clone();
+
+    let mut builder = OperatorBuilder::new(operator, events.scope());
+    let mut input = builder.new_input(events, Exchange::new(|event: &Event| route(&event.key)));
+    let (changes_out, changes_stream) = builder.new_output::<Vec<Change<Row>>>();
+    let (bars_out, bars) = builder.new_output::<Vec<i64>>();
+    let mut changes_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Change<Row>>>>::from(changes_out);
+    let mut bars_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<i64>>>::from(bars_out);
+    builder.build(move |mut capabilities| {
+        capabilities.truncate(1);
+        let mut restored_at = capabilities.pop();
+        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        move |frontiers| {
+            let mut changes_out = changes_out.activate();
+            let mut bars_out = bars_out.activate();
+            if let Some(capability) = restored_at.take() {
+                changes_out.session(&capability).give_iterator(changes.drain(..));
+            }
+            input.for_each(|capability, events| {
+                let open = open.entry(*capability.time()).or_insert_with(|| Open {
+                    changes_at: capability.retain(0),
+                    bar_at: capability.retain(1),
+                    events: Vec::new(),
+                });
+                open.events.append(events);
+            });
+            let frontier = frontiers[0].frontier().first().copied();
+            while let Some(entry) = open.first_entry() {
+                let epoch = *entry.key();
+                if frontier.is_some_and(|frontier| frontier <= epoch) {
+                    break;
+                }
+                cuts.pass(epoch, || live.encode(&cx));
+                let Open { changes_at, bar_at, events } = entry.remove();
+                bars_out.session(&bar_at).give(live.bar());
+                let done = live.epoch(epoch, events, &mut changes);
+                changes_out.session(&changes_at).give_iterator(changes.drain(..));
+                let name = &live.rules.name;
+                if done.n_late > 0 {
+                    cx.counters.late(name, done.n_late);
+                }
+                if done.n_evicted > 0 {
+                    cx.counters.evicted(name, done.n_evicted);
+                }
+                cx.counters.state_rows(name, cx.index, live.n_rows);
+            }
+            if let Some(frontier) = frontier {
+                cuts.pass(frontier, || live.encode(&cx));
+            }
+        }
+    });
+    (changes_stream, bars)
+}
