@@ -1,1 +1,11 @@
-//! x
+//! SQL: expressions for steps and detectors, the function library, and queries over the Parquet lake.
+//!
+//! **Architecture invariant:** nothing outside this crate knows DataFusion. Operators see compiled SQL as
+//! [`Expression`](logdrive_operators::Expression), the pipeline sees answers as Arrow batches.
+
+pub mod compiler;
+pub mod functions;
+mod session;
+
+pub use compiler::SqlCompiler;
+pub use functions::{FUNCTIONS, Function};
