@@ -182,7 +182,7 @@ mod tests {
             source: "test".into(),
             partition: Partition(1),
             data: Buffer::from(&b"a message of some length\nbad \xff byte in a message\n\nlast"[..]),
-            messages: [(0, 24), (25, 25), (51, 0), (52, 4)]
+            messages: [(0, 24), (25, 23), (49, 0), (50, 4)]
                 .map(|(start, len)| MessageRange { start, len })
                 .to_vec(),
             offsets: vec![10, 20, 30, 40],

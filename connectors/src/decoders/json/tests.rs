@@ -1,5 +1,6 @@
 //! The decoder against the JSON test suite, naughty strings, and serde_json.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use arrow::array::{Array, AsArray};
 use arrow::buffer::Buffer;
 use logdrive_schemas::{FieldType, MessageRange, Partition};
 use proptest::prelude::*;
+use serde::de::IgnoredAny;
 use serde_json::Value as Json;
 
 use super::*;
@@ -520,7 +522,9 @@ proptest! {
         match (found, expect) {
             (Ok(batch), Some(expect)) => {
                 let document: Json = serde_json::from_str(&columns_as_json(batch)).unwrap();
-                prop_assert_eq!(document, Json::Object(expect));
+                // Also by way of text, since serde_json may read a float one bit off.
+                let expect: Json = serde_json::from_str(&Json::Object(expect).to_string()).unwrap();
+                prop_assert_eq!(document, expect);
             }
             (Err(_), None) => {}
             (found, expect) => prop_assert!(false, "{:?} but expected {:?}", found.map(columns_as_json), expect),
@@ -568,12 +572,14 @@ proptest! {
         let decoded = decoder(&fields).decode(&chunk(&messages));
         let n_rows = decoded.rows.map_or(0, |b| b.num_rows()) + decoded.rejects.map_or(0, |b| b.num_rows());
         prop_assert_eq!(n_rows, messages.len());
-        // Without fields, what is accepted is what serde_json accepts of it.
+        // Without fields, what is accepted is what serde_json accepts, but for half surrogate pairs and depth.
         for message in &messages {
-            let ours = decode_one(&mut without_fields, message);
-            let theirs = serde_json::from_slice::<std::collections::BTreeMap<String, serde::de::IgnoredAny>>(message.strip_prefix(BYTE_ORDER_MARK).unwrap_or(message));
-            if ours.is_ok() {
-                prop_assert!(theirs.is_ok(), "{:?} accepted", String::from_utf8_lossy(message));
+            let text = message.strip_prefix(BYTE_ORDER_MARK).unwrap_or(message);
+            let theirs = std::str::from_utf8(text).is_ok()
+                && serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(text).is_ok();
+            match decode_one(&mut without_fields, message) {
+                Ok(_) => prop_assert!(theirs, "{:?} accepted", String::from_utf8_lossy(message)),
+                Err(reason) => prop_assert!(!theirs || reason.contains("surrogate"), "{reason}"),
             }
         }
     }
