@@ -62,12 +62,7 @@ pub(crate) enum EntryFault {
 }
 
 /// Checks everything about an entry that can be known from it and its predecessor.
-pub(crate) fn check(
-    entry: &[u8],
-    log: &str,
-    n: u64,
-    prev: Option<&Hash>,
-) -> Result<Parsed, EntryFault> {
+pub(crate) fn check(entry: &[u8], log: &str, n: u64, prev: Option<&Hash>) -> Result<Parsed, EntryFault> {
     let here = |what: &str| EntryFault::Here(what.to_owned());
     let value = canonical::parse(entry).map_err(|e| EntryFault::Here(format!("it is no JSON: {e}")))?;
     let mut spelled = String::with_capacity(entry.len());

@@ -21,6 +21,8 @@ mod log;
 mod merkle;
 mod proof;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use canonical::{CanonicalError, canonicalise};

@@ -198,7 +198,7 @@ mod tests {
                 let path: Vec<Hash> = inclusion_ranges(index, size).into_iter().map(part).collect();
                 let leaf = &leaves[index as usize];
                 assert!(verify_inclusion(leaf, index, size, &path, &root), "{index} of {size}");
-                for (index, size) in [(index + 1, size), (index, size - 1), (index.wrapping_sub(1), size)] {
+                for index in [index + 1, index.wrapping_sub(1)] {
                     assert!(!verify_inclusion(leaf, index, size, &path, &root), "{index} of {size}");
                 }
                 assert!(!verify_inclusion(leaf, index, size, &[path.as_slice(), &[root]].concat(), &root));
@@ -210,7 +210,13 @@ mod tests {
                 if old < size {
                     assert!(!verify_consistency(old, size, &path, &root, &old_root));
                     assert!(!verify_consistency(old, size, &path[1..], &old_root, &root));
-                    assert!(!verify_consistency(old, size, &[path.as_slice(), &[root]].concat(), &old_root, &root));
+                    assert!(!verify_consistency(
+                        old,
+                        size,
+                        &[path.as_slice(), &[root]].concat(),
+                        &old_root,
+                        &root
+                    ));
                 }
             }
             if let Some(leaf) = leaves.get(size as usize) {

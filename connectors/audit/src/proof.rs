@@ -88,7 +88,11 @@ pub fn prove(dir: &Path, index: u64) -> Result<Proof, Fault> {
     })?;
     let leaf = String::from_utf8(leaf).map_err(|_| Fault::new(index, "it is not UTF-8"))?;
     let proof = Proof { leaf, index, size, path, checkpoint: checkpoint.note() };
-    if proof.verify() { Ok(proof) } else { Err(Fault::new(index, "the log does not have its checkpoint's root")) }
+    if proof.verify() {
+        Ok(proof)
+    } else {
+        Err(Fault::new(index, "the log does not have its checkpoint's root"))
+    }
 }
 
 /// Proves that the log, when it had `old` entries, is the start of what it is now. Reads the whole log.
