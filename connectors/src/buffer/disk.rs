@@ -66,12 +66,15 @@ struct Open {
     trimmer: Arc<Trimmer>,
     listener: tokio::task::AbortHandle,
     reader: Option<Reader>,
-    refill: Option<JoinHandle<(Reader, Result<Vec<Record>, ConnectorError>)>>,
+    refill: Option<JoinHandle<Refilled>>,
     trim: Option<JoinHandle<std::io::Result<()>>>,
     /// The position that the cursor file has, or will have once `trim` is through.
     trimmed: u64,
     delivered: u64,
 }
+
+/// A reader that is given back, and what it read.
+type Refilled = (Reader, Result<Vec<Record>, ConnectorError>);
 
 impl DiskBuffer {
     pub(super) fn new(listener: Box<dyn Listener>, sizes: Sizes, cx: &ConnectorContext) -> Self {

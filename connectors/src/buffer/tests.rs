@@ -222,6 +222,7 @@ async fn a_failed_sync_is_told_to_everybody_and_stops_the_source() {
     source.connect(&[]).await.unwrap();
     allow.send(Ok(())).unwrap();
     soon(sender.send(&["kept"])).await.unwrap().unwrap();
+    assert_eq!(texts(&recv(&mut source).await), ["kept"]);
     allow.send(Err(libc::EIO)).unwrap();
     assert!(soon(sender.send(&["lost"])).await.unwrap().is_err());
     for _ in 0..2 {
@@ -533,6 +534,38 @@ async fn repair_cuts_at_the_damage_and_keeps_the_rest() {
     let chunk = recv(&mut source).await;
     assert_eq!(texts(&chunk), ["new"]);
     assert!(6 < chunk.offsets[0]);
+}
+
+#[tokio::test]
+async fn a_repaired_folder_opens_whatever_was_wrong() {
+    let (_dir, path, bytes) = folder().await;
+    let cursor = fs::read(path.with_file_name("cursor")).unwrap();
+    for case in 0..bytes.len() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("buffer");
+        fs::create_dir(&folder).unwrap();
+        let (mut bytes, mut cursor) = (bytes.clone(), cursor.clone());
+        bytes[case] ^= 0x10;
+        let at = case % cursor.len();
+        cursor[at] ^= 0x10;
+        if case % 3 != 0 {
+            fs::write(folder.join("cursor"), cursor).unwrap();
+        }
+        fs::write(folder.join(path.file_name().unwrap()), &bytes).unwrap();
+        inspect::repair(&folder).unwrap();
+        let report = inspect::check(&folder).unwrap();
+        assert_eq!(report.damage, None, "byte {case}");
+        let kept: u64 = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(bytes.len() as u64 <= kept, "byte {case}: something was deleted");
+        let (mut source, sender) = open(dir.path(), small()).await;
+        soon(sender.send(&["new"])).await.unwrap().unwrap();
+        let mut all = Vec::new();
+        while all.last().is_none_or(|text| text != "new") {
+            all.extend(texts(&recv(&mut source).await));
+        }
+        all.pop();
+        assert_eq!(all, ALL[..all.len()], "byte {case}");
+    }
 }
 
 #[tokio::test]
