@@ -14,11 +14,10 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tracing::{error, warn};
 
-use super::cursor::Identity;
 use super::reader::Reader;
 use super::record::Record;
 use super::state::{Next, Outcome, Shared};
-use super::store::{self, Disk, RealDisk, Store};
+use super::store::{Disk, RealDisk, Store, Trimmer};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Ack, Budget, Intake, Listener, NotDurable, Received, Source};
@@ -63,15 +62,19 @@ pub(super) struct DiskBuffer {
 /// What there is once it is connected.
 struct Open {
     shared: Arc<Shared>,
-    identity: Identity,
+    partition: Partition,
+    trimmer: Arc<Trimmer>,
     listener: tokio::task::AbortHandle,
     reader: Option<Reader>,
-    refill: Option<JoinHandle<(Reader, Result<Vec<Record>, ConnectorError>)>>,
+    refill: Option<JoinHandle<Refilled>>,
     trim: Option<JoinHandle<std::io::Result<()>>>,
     /// The position that the cursor file has, or will have once `trim` is through.
     trimmed: u64,
     delivered: u64,
 }
+
+/// A reader that is given back, and what it read.
+type Refilled = (Reader, Result<Vec<Record>, ConnectorError>);
 
 impl DiskBuffer {
     pub(super) fn new(listener: Box<dyn Listener>, sizes: Sizes, cx: &ConnectorContext) -> Self {
@@ -153,13 +156,15 @@ impl Source for DiskBuffer {
         let shared = Arc::new(shared);
         let (intake, messages, released) = Intake::bounded(INTAKE_DEPTH, INTAKE_BYTES);
         let listening = tokio::spawn(listener.run(intake));
-        let (identity, reader) = (store.identity(), Reader::new(&self.dir, store.identity().key));
+        let identity = store.identity();
+        let (trimmer, reader) = (Arc::clone(store.trimmer()), Reader::new(&self.dir, identity.key));
         let abort = listening.abort_handle();
         let group = Group::new(store, &self.cx);
         tokio::spawn(write_groups(Arc::clone(&shared), messages, released, group, self.sizes, listening));
         self.open = Some(Open {
             shared,
-            identity,
+            partition: Partition(identity.partition),
+            trimmer,
             listener: abort,
             reader: Some(reader),
             refill: None,
@@ -180,7 +185,7 @@ impl Source for DiskBuffer {
             if let Some(Next::Stop(error)) = next {
                 return Err(error);
             }
-            if let Some(chunk) = open.shared.take(Partition(open.identity.partition), budget) {
+            if let Some(chunk) = open.shared.take(open.partition, budget) {
                 return Ok(chunk);
             }
             let next = open.shared.lock().next();
@@ -213,9 +218,9 @@ impl Source for DiskBuffer {
             if open.trimmed == open.delivered {
                 return Ok(());
             }
-            let (dir, identity, delivered) = (dir.clone(), open.identity, open.delivered);
+            let (trimmer, delivered) = (Arc::clone(&open.trimmer), open.delivered);
             open.trimmed = delivered;
-            open.trim = Some(spawn_blocking(move || store::trim(&dir, identity, delivered)));
+            open.trim = Some(spawn_blocking(move || trimmer.trim(delivered)));
             if !drained {
                 return Ok(());
             }
@@ -275,9 +280,7 @@ impl Drop for DiskBuffer {
         let Some(open) = &self.open else { return };
         open.shared.closed.cancel();
         open.listener.abort();
-        if open.trimmed != open.delivered
-            && let Err(error) = store::trim(&self.dir, open.identity, open.delivered)
-        {
+        if let Err(error) = open.trimmer.trim(open.delivered) {
             warn!(%error, dir = %self.dir.display(), "The last position was not kept: some messages will be repeated.");
         }
     }

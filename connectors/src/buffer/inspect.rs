@@ -60,7 +60,7 @@ pub struct Damage {
 /// `Refused` if a process uses it or there is none; `Storage` if it cannot be read.
 pub fn check(dir: &Path) -> Result<Report, ConnectorError> {
     let _lock = take(dir)?;
-    Ok(look(dir).map_err(|e| ConnectorError::storage(dir, e))?.0)
+    look(dir).map_err(|e| ConnectorError::storage(dir, e))
 }
 
 /// Makes the folder one that can be opened: cuts each damaged segment at its first bad record, keeping what is cut in
@@ -71,7 +71,7 @@ pub fn check(dir: &Path) -> Result<Report, ConnectorError> {
 pub fn repair(dir: &Path) -> Result<Report, ConnectorError> {
     let _lock = take(dir)?;
     let repaired = repair_locked(dir).and_then(|()| look(dir));
-    Ok(repaired.map_err(|e| ConnectorError::storage(dir, e))?.0)
+    repaired.map_err(|e| ConnectorError::storage(dir, e))
 }
 
 fn take(dir: &Path) -> Result<File, ConnectorError> {
@@ -81,14 +81,30 @@ fn take(dir: &Path) -> Result<File, ConnectorError> {
     lock(dir)
 }
 
-fn scan_all(dir: &Path) -> io::Result<(Option<(Identity, u64)>, bool, Vec<(u64, PathBuf, Scan, u64)>)> {
+/// A folder as it lies there.
+struct Folder {
+    identity: Option<Identity>,
+    /// What the cursor says, unless it is lost or damaged.
+    delivered: Option<u64>,
+    cursor_bad: bool,
+    segments: Vec<Segment>,
+}
+
+struct Segment {
+    first: u64,
+    path: PathBuf,
+    scan: Scan,
+    messages: u64,
+}
+
+fn scan_all(dir: &Path) -> io::Result<Folder> {
     let (cursor, cursor_bad) = match cursor::read(dir) {
         Ok(cursor) => (cursor, false),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => (None, true),
         Err(e) => return Err(e),
     };
     let mut identity = cursor.map(|(identity, _)| identity);
-    let mut scans = Vec::new();
+    let mut segments = Vec::new();
     for (first, path) in store::list(dir)? {
         let mut messages = 0;
         let scan = store::scan(&path, first, identity, &mut |frame, _| {
@@ -96,46 +112,48 @@ fn scan_all(dir: &Path) -> io::Result<(Option<(Identity, u64)>, bool, Vec<(u64, 
             true
         })?;
         identity = identity.or(scan.identity);
-        scans.push((first, path, scan, messages));
+        segments.push(Segment { first, path, scan, messages });
     }
-    Ok((cursor, cursor_bad, scans))
+    Ok(Folder { identity, delivered: cursor.map(|(_, delivered)| delivered), cursor_bad, segments })
 }
 
-fn look(dir: &Path) -> io::Result<(Report, Option<Identity>)> {
-    let (cursor, cursor_bad, scans) = scan_all(dir)?;
-    let identity = cursor.map(|c| c.0).or_else(|| scans.iter().find_map(|(_, _, scan, _)| scan.identity));
+fn look(dir: &Path) -> io::Result<Report> {
+    let folder = scan_all(dir)?;
     let mut report = Report {
         segments: Vec::new(),
-        delivered: cursor.map(|(_, delivered)| delivered),
+        delivered: folder.delivered,
         undelivered_messages: 0,
         damage: None,
         damaged_files: Vec::new(),
     };
-    let delivered = cursor.map_or(0, |(_, delivered)| delivered);
     let mut damage = |path: &Path, offset: usize, what: &str| {
         let found = Damage { path: path.to_owned(), offset: offset as u64, what: what.to_owned() };
         report.damage.get_or_insert(found);
     };
-    if cursor_bad {
+    if folder.cursor_bad {
         damage(&dir.join(cursor::NAME), 0, "the checksum does not match");
     }
+    let n_segments = folder.segments.len();
     let mut next = None;
-    for (idx, (first, path, scan, messages)) in scans.iter().enumerate() {
-        let expected = next.unwrap_or(if cursor.is_some() { delivered.min(*first) } else { *first });
-        if expected != *first && (next.is_some() || expected < *first) {
-            damage(path, 0, &format!("messages {expected} to {first} are missing before it"));
+    for (idx, Segment { first, path, scan, messages }) in folder.segments.into_iter().enumerate() {
+        // The first segment may begin with messages that are delivered; the others follow on each other.
+        let expected =
+            next.unwrap_or_else(|| folder.delivered.map_or(first, |delivered| delivered.min(first)));
+        if expected != first {
+            damage(&path, 0, &format!("messages {expected} to {first} are missing before it"));
         }
         if let Some(what) = scan.bad
-            && (idx + 1 < scans.len() || !scan.torn)
+            && (idx + 1 < n_segments || !scan.torn)
         {
-            damage(path, scan.good, what);
+            damage(&path, scan.good, what);
         }
         next = Some(scan.next);
-        report.undelivered_messages += scan.next.saturating_sub(delivered.max(*first)).min(*messages);
+        let undelivered = scan.next.saturating_sub(folder.delivered.unwrap_or(0).max(first));
+        report.undelivered_messages += undelivered.min(messages);
         report.segments.push(SegmentReport {
-            path: path.clone(),
-            first: *first,
-            messages: *messages,
+            path,
+            first,
+            messages,
             bytes: scan.len as u64,
             bad: scan.bad.map(|what| (scan.good as u64, what.to_owned())),
             torn: scan.torn,
@@ -148,26 +166,25 @@ fn look(dir: &Path) -> io::Result<(Report, Option<Identity>)> {
         }
     }
     report.damaged_files.sort();
-    Ok((report, identity))
+    Ok(report)
 }
 
 fn repair_locked(dir: &Path) -> io::Result<()> {
-    let (cursor, cursor_bad, scans) = scan_all(dir)?;
-    if cursor_bad {
+    let folder = scan_all(dir)?;
+    if folder.cursor_bad {
         keep_aside(&dir.join(cursor::NAME), 0)?;
         fs::remove_file(dir.join(cursor::NAME))?;
     }
-    let identity = cursor.map(|c| c.0).or_else(|| scans.iter().find_map(|(_, _, scan, _)| scan.identity));
-    let Some(identity) = identity else {
+    let Some(identity) = folder.identity else {
         // No segment has a header that can be read: all of them are put aside.
-        for (_, path, _, _) in &scans {
-            keep_aside(path, 0)?;
-            fs::remove_file(path)?;
+        for segment in &folder.segments {
+            keep_aside(&segment.path, 0)?;
+            fs::remove_file(&segment.path)?;
         }
         return cursor::sync_dir(dir);
     };
-    for (idx, (first, path, scan, _)) in scans.iter().enumerate() {
-        let following = scans.get(idx + 1).map(|(first, ..)| *first);
+    for (idx, Segment { first, path, scan, .. }) in folder.segments.iter().enumerate() {
+        let following = folder.segments.get(idx + 1).map(|next| next.first);
         if scan.bad.is_none() && following.is_none_or(|following| following == scan.next) {
             continue;
         }
@@ -191,9 +208,8 @@ fn repair_locked(dir: &Path) -> io::Result<()> {
         file.write_all(&skip)?;
         file.sync_all()?;
     }
-    let first = scans.first().map(|(first, ..)| *first);
-    let delivered = cursor.map_or(first, |(_, delivered)| Some(delivered.max(first.unwrap_or(0))));
-    cursor::write(dir, identity, delivered.unwrap_or(0))
+    let first = folder.segments.first().map_or(0, |segment| segment.first);
+    cursor::write(dir, identity, folder.delivered.map_or(first, |delivered| delivered.max(first)))
 }
 
 /// Copies the end of a file, from byte `from`, to `<file>.damaged` (with a number, should there be one).

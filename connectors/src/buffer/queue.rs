@@ -12,7 +12,7 @@ use tracing::warn;
 use super::codec::{self, CodecError};
 use super::frame::{self, array};
 use super::reader::Reader;
-use super::store::{self, RealDisk, Store};
+use super::store::{RealDisk, Store};
 use crate::error::ConnectorError;
 
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
@@ -171,8 +171,8 @@ impl DiskQueue {
         }
         self.n_read = self.n_read.saturating_sub(n);
         let Some(delivered) = delivered else { return Ok(()) };
-        let dir = self.store.dir();
-        store::trim(dir, self.store.identity(), delivered).map_err(|e| ConnectorError::storage(dir, e))
+        let trimmed = self.store.trimmer().trim(delivered);
+        trimmed.map_err(|e| ConnectorError::storage(self.store.dir(), e))
     }
 
     fn invalid(&self, error: CodecError) -> ConnectorError {
@@ -188,6 +188,7 @@ mod tests {
 
     use logdrive_schemas::{Chunk, MessageRange, Partition, Reject, reject};
 
+    use super::super::store;
     use super::*;
 
     fn batch(text: &str) -> Batch {

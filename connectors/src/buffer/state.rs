@@ -213,7 +213,9 @@ impl State {
     pub(super) fn refill(&mut self, records: Vec<Record>) {
         for record in records {
             // Numbers may have been left out: what is handed out next is what is there.
-            self.read = self.read.max(record.first);
+            if self.memory.is_empty() {
+                self.read = self.read.max(record.first);
+            }
             self.push(record);
         }
     }

@@ -11,6 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -58,7 +59,15 @@ pub(super) struct Store {
     next: u64,
     segment_bytes_max: u64,
     disk: Box<dyn Disk>,
-    /// Held until the store is dropped.
+    trimmer: Arc<Trimmer>,
+}
+
+/// Deletes what is delivered, beside the writer. The folder is free again when store and trimmer are dropped.
+pub(super) struct Trimmer {
+    dir: PathBuf,
+    identity: Identity,
+    /// What the cursor file says.
+    delivered: Mutex<u64>,
     _lock: File,
 }
 
@@ -133,6 +142,8 @@ impl Store {
             None => create(dir, identity, delivered, &mut *disk).map_err(storage)?,
         };
         let bytes = file.metadata().map_err(storage)?.len();
+        let trimmer =
+            Trimmer { dir: dir.to_owned(), identity, delivered: Mutex::new(delivered), _lock: lock };
         let mut store = Self {
             dir: dir.to_owned(),
             identity,
@@ -142,7 +153,7 @@ impl Store {
             next: next.max(delivered),
             segment_bytes_max,
             disk,
-            _lock: lock,
+            trimmer: Arc::new(trimmer),
         };
         if let Some((_, first, good, _)) = torn.filter(|_| delivered <= next) {
             store.cut(first, good)?;
@@ -182,6 +193,11 @@ impl Store {
         &self.dir
     }
 
+    /// What deletes delivered segments.
+    pub(super) fn trimmer(&self) -> &Arc<Trimmer> {
+        &self.trimmer
+    }
+
     /// Appends whole frames, after which `next` is the next number; in a new segment if this one is full.
     ///
     /// # Errors
@@ -210,16 +226,23 @@ impl Store {
     }
 }
 
-/// Remembers that everything before `delivered` is, and deletes the segments that hold nothing else.
-pub(super) fn trim(dir: &Path, identity: Identity, delivered: u64) -> io::Result<()> {
-    cursor::write(dir, identity, delivered)?;
-    let segments = list(dir)?;
-    for pair in segments.windows(2) {
-        if pair[1].0 <= delivered {
-            fs::remove_file(&pair[0].1)?;
+impl Trimmer {
+    /// Remembers that everything before `delivered` is, and deletes the segments that hold nothing else. Durable on
+    /// return; one call at a time.
+    pub(super) fn trim(&self, delivered: u64) -> io::Result<()> {
+        let mut current = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        if delivered <= *current {
+            return Ok(());
         }
+        cursor::write(&self.dir, self.identity, delivered)?;
+        *current = delivered;
+        for pair in list(&self.dir)?.windows(2) {
+            if pair[1].0 <= delivered {
+                fs::remove_file(&pair[0].1)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The segments of a folder with the number of their first item, ascending.

@@ -16,6 +16,7 @@ pub mod tcp;
 mod tcp_unsent;
 
 pub use http_auth::{Auth, Basic, Secret, Tls};
+pub mod audit;
 
 use crate::sink::SinkEntry;
 
@@ -29,3 +30,4 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<http::Http>(),
     SinkEntry::of::<tcp::Tcp>(),
 ];
+pub const SINKS: &[SinkEntry] = &[SinkEntry::of::<audit::Audit>()];
