@@ -98,19 +98,25 @@ async fn compression_bombs() {
     let (http, http_addr) = start_on_port(HTTP, &intake).await;
     let yaml = "{type: tcp, listen: \"127.0.0.1:PORT\", compression: auto, max_line_bytes: 64KiB}";
     let (tcp, tcp_addr) = start_on_port(yaml, &intake).await;
-    // Windows of 8 MiB and of 2 TiB.
-    let bombs = [("gzip", gzip_bomb()), ("zstd", zstd_bomb(0x68)), ("zstd", zstd_bomb(0xF8))];
+    // Windows of 8 MiB, which is allowed, of 16 MiB, 2 GiB and 2 TiB.
+    let bombs = [
+        ("gzip", gzip_bomb()),
+        ("zstd", zstd_bomb(0x68)),
+        ("zstd", zstd_bomb(0x70)),
+        ("zstd", zstd_bomb(0xA8)),
+        ("zstd", zstd_bomb(0xF8)),
+    ];
     for (encoding, bomb) in &bombs {
         let header = format!("Content-Encoding: {encoding}\r\n");
         let status = request(http_addr, "POST /", &header, bomb).await.status;
-        assert_eq!(status, if bomb[5] == 0xF8 { 400 } else { 413 });
+        assert_eq!(status, if matches!(bomb[5], 0x70 | 0xA8 | 0xF8) { 400 } else { 413 });
         write_while_possible(tcp_addr, bomb, b"", 0).await;
     }
     eventually(|| tcp.connections() == 0).await;
     assert_eq!(tcp.refused("expansion"), 2);
-    assert_eq!(tcp.refused("corrupt_compression"), 1);
+    assert_eq!(tcp.refused("corrupt_compression"), 3);
     assert_eq!(http.refused("expansion") + http.refused("body_too_large"), 2);
-    assert_eq!(http.refused("corrupt_compression"), 1);
+    assert_eq!(http.refused("corrupt_compression"), 3);
     // What was handed over is at most prefixes of one endless line.
     assert!(collected.now().iter().all(|m| m.len() <= (64 << 10) + 1 && m.last() == Some(&0xFF)));
     http_peer_is_served(http_addr).await;
@@ -240,6 +246,11 @@ async fn flood(yaml: &str, reason: &str) -> (Running, SocketAddr, Collected) {
     }
     eventually(|| running.refused(reason) == 190).await;
     assert_eq!(running.connections(), 10);
+    // The first ten stay, all others are closed.
+    for stream in &mut streams[10..] {
+        let read = tokio::time::timeout(DEADLINE, stream.read(&mut [0])).await.expect("closed at once");
+        assert_eq!(read.unwrap_or(0), 0);
+    }
     drop(streams);
     eventually(|| running.connections() == 0).await;
     (running, addr, collected)
