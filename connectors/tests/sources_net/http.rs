@@ -216,3 +216,27 @@ async fn stopping_and_half_open_peers() {
     stop.await.unwrap();
     eventually(|| stopped.load(Ordering::Relaxed)).await;
 }
+
+/// A client that was made for Elasticsearch's API, not by us.
+#[tokio::test]
+async fn a_real_client_can_send() {
+    use opensearch::http::transport::Transport;
+    use opensearch::{BulkOperation, BulkOperations, BulkParts, OpenSearch};
+    let (collected, intake) = Collected::all();
+    let (running, addr) = start_on_port(HTTP, &intake).await;
+    let client = OpenSearch::new(Transport::single_node(&format!("http://{addr}")).unwrap());
+    let mut operations = BulkOperations::new();
+    for n in 0..100 {
+        let document = serde_json::json!({ "n": n });
+        operations.push(BulkOperation::index(document).id(n.to_string())).unwrap();
+    }
+    let answer = client.bulk(BulkParts::Index("logs")).body(vec![operations]).send().await.unwrap();
+    assert!(answer.status_code().is_success());
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(answer["errors"], false);
+    assert_eq!(answer["items"].as_array().unwrap().len(), 100);
+    assert_eq!(lines(&collected.now())[99], "{\"n\":99}");
+    let pinged = client.ping().send().await.unwrap();
+    assert!(pinged.status_code().is_success());
+    running.stop().await;
+}

@@ -202,11 +202,18 @@ pub(crate) fn answer_of(bytes: &[u8]) -> Answer {
     Answer { status, head: head.to_lowercase(), body: body.into() }
 }
 
-/// What the process occupies, in bytes.
-pub(crate) fn resident() -> usize {
+/// The most that the process has occupied since [`reset_peak`], in bytes.
+pub(crate) fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// Makes what the process occupies now its peak. Where the kernel refuses that, it
+/// stays what it was.
+pub(crate) fn reset_peak() -> usize {
+    std::fs::write("/proc/self/clear_refs", "5").ok();
+    peak()
 }
 
 pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, EXPECT, HeaderMap};
 use tokio::time::{Instant, timeout_at};
 
 use crate::sources::net::budget::{ByteBudget, HeldBytes};
@@ -14,6 +14,9 @@ use crate::sources::net::expand::{ExpandError, Expander};
 
 /// Room for one step of expansion.
 const STEP_BYTES: usize = 64 << 10;
+/// How much of a refused body is still taken, and for how long.
+const DISCARD_BYTES_MAX: usize = 64 << 20;
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds on one body.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,32 @@ pub(super) struct HeldBody {
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Incoming,
+    limits: BodyLimits,
+    budget: &Arc<ByteBudget>,
+) -> Result<HeldBody, BodyError> {
+    let read = read_all(headers, &mut body, limits, budget).await;
+    // A peer that is still sending sees its connection reset instead of the answer. One that waits for leave to
+    // send is not sending.
+    if read.is_err() && !headers.contains_key(EXPECT) {
+        discard(&mut body).await;
+    }
+    read
+}
+
+/// Takes a little more of a body that nobody wants.
+async fn discard(body: &mut Incoming) {
+    let deadline = Instant::now() + DISCARD_TIME_MAX;
+    let mut n_bytes = 0;
+    while n_bytes < DISCARD_BYTES_MAX
+        && let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await
+    {
+        n_bytes += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+async fn read_all(
+    headers: &HeaderMap,
+    body: &mut Incoming,
     limits: BodyLimits,
     budget: &Arc<ByteBudget>,
 ) -> Result<HeldBody, BodyError> {

@@ -12,6 +12,7 @@ mod service;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -270,7 +271,7 @@ fn server(header_timeout: Duration) -> http1::Builder {
     server
 }
 
-/// Serves one connection. Once the pipeline stops, the request in progress is still answered, for a while.
+/// Serves one connection. Once the pipeline stops, a request in progress is still answered, for a while.
 async fn serve(
     server: &http1::Builder,
     admitted: Admitted,
@@ -278,17 +279,26 @@ async fn serve(
     shutdown: &CancellationToken,
 ) {
     let Admitted { stream, peer, slot } = admitted;
+    let n_in_progress = Arc::new(AtomicUsize::new(0));
     let answer = service_fn(|request| {
         let (service, peer) = (Arc::clone(service), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(service.answer(request, &peer).await) }
+        let n_in_progress = Arc::clone(&n_in_progress);
+        async move {
+            n_in_progress.fetch_add(1, Ordering::Relaxed);
+            let answer = service.answer(request, &peer).await;
+            n_in_progress.fetch_sub(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), answer));
     let ended = tokio::select! {
         biased;
         ended = &mut connection => ended,
         () = shutdown.cancelled() => {
+            // Without a request there is at most an answer that is on its way, or a head that is incomplete.
+            let busy = n_in_progress.load(Ordering::Relaxed) > 0;
             connection.as_mut().graceful_shutdown();
-            match timeout(DRAIN_MAX, connection).await {
+            match timeout(if busy { DRAIN_MAX } else { DRAIN_MAX / 20 }, connection).await {
                 Ok(ended) => ended,
                 Err(_) => return,
             }

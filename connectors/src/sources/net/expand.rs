@@ -136,6 +136,10 @@ impl Expander {
                 step
             }
         };
+        // Never seen, but a decoder that stands still must not be asked for ever.
+        if !input.is_empty() && !out.is_empty() && step.consumed == 0 && step.produced == 0 {
+            return Err(ExpandError::Corrupt);
+        }
         self.n_in += step.consumed as u64;
         self.n_out += step.produced as u64;
         if self.n_out > RATIO_FREE && self.n_out / RATIO_MAX > self.n_in {

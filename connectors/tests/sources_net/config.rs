@@ -1,0 +1,62 @@
+//! What a configuration may say.
+
+use std::sync::Arc;
+
+use logdrive_connectors::{ConnectorContext, SOURCES};
+use logdrive_schemas::component::{Limits, Node};
+
+fn problems(yaml: &str) -> Vec<String> {
+    let mut node = Node::parse(yaml.as_bytes(), Limits::default()).unwrap();
+    let kind = node.take("type").unwrap();
+    let entry = SOURCES.iter().find(|s| Some(s.name) == kind.as_str()).unwrap();
+    let cx = ConnectorContext {
+        name: "in".into(),
+        state_dir: "unused".into(),
+        metrics: Arc::default(),
+        shutdown: Default::default(),
+    };
+    match (entry.build)(&node, &cx) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.into_iter().map(|e| e.message).collect(),
+    }
+}
+
+#[test]
+fn examples_build() {
+    for name in ["http", "stdin", "tcp", "udp", "unix"] {
+        let entry = SOURCES.iter().find(|s| s.name == name).unwrap();
+        assert_eq!(problems(entry.example), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn contradictions_and_slips_are_errors() {
+    for (yaml, says) in [
+        ("{type: tcp}", "listen"),
+        ("{type: tcp, listen: here}", "is no address"),
+        ("{type: tcp, listen: \":5044\"}", "is no address"),
+        ("{type: tcp, listen: \"[::]:70000\"}", "is no address"),
+        ("{type: tcp, listen: \"[::]:5044\", max_line_byte: 1KiB}", "unknown key"),
+        ("{type: tcp, listen: \"[::]:5044\", max_line_bytes: 0B}", "max_line_bytes"),
+        ("{type: tcp, listen: \"[::]:5044\", max_line_bytes: 3MiB}", "max_buffered_bytes"),
+        ("{type: udp, listen: \"[::]:5044\", sockets: 0}", "sockets"),
+        ("{type: udp, listen: \"[::]:5044\", max_datagram_bytes: 1MiB}", "max_datagram_bytes"),
+        ("{type: unix, path: x, permissions: \"0999\"}", "no permissions"),
+        ("{type: http, listen: \"[::]:80\", path: logs}", "path"),
+        ("{type: http, listen: \"[::]:80\", auth: {}}", "auth"),
+        ("{type: http, listen: \"[::]:80\", max_expanded_bytes: 1GiB}", "64MiB"),
+        ("{type: stdin, max_line_bytes: 1GiB}", "max_line_bytes"),
+    ] {
+        let problems = problems(yaml);
+        assert!(problems.iter().any(|p| p.contains(says)), "{yaml}: {problems:?}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    use logdrive_connectors::sources::http::Http;
+    let yaml = "{listen: \"[::]:80\", auth: {bearer: s3cret, basic: \"user:s3cret\"}}";
+    let node = Node::parse(yaml.as_bytes(), Limits::default()).unwrap();
+    let config = logdrive_schemas::component::parse::<Http>(&node, &mut Vec::new()).unwrap();
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
