@@ -19,3 +19,8 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<udp::Udp>(),
     SourceEntry::of::<unix::Unix>(),
 ];
+pub mod file;
+pub mod generate;
+
+pub const SOURCES: &[SourceEntry] =
+    &[SourceEntry::of::<file::File>(), SourceEntry::of::<generate::Generate>()];

@@ -9,6 +9,7 @@ use logdrive_schemas::Partition;
 use tracing::{info, warn};
 
 use super::ReadFrom;
+use super::read::TAIL_BYTES;
 use super::reader::{Reader, key_of};
 use super::registry::{Entry, FileKey, fingerprint, is_rotated_name};
 use super::tailer::{Tailed, Tailer};
@@ -89,12 +90,18 @@ impl Tailer {
 
     /// The file goes on with a partition that is known.
     fn resume(&mut self, id: u64, partition: Partition) {
-        let (Some(file), Some(entry)) = (self.files.get_mut(&id), self.registry.get(partition)) else {
-            return;
-        };
-        (file.partition, file.copy_of, file.offset, file.scanned) = (Some(partition), None, entry.next, 0);
+        let Some(next) = self.registry.get(partition).map(|entry| entry.next) else { return };
+        let Some(file) = self.files.get_mut(&id) else { return };
+        (file.partition, file.copy_of, file.offset, file.scanned) = (Some(partition), None, next, 0);
         file.tail.clear();
         self.registry.claim(partition, file.key, &file.path);
+        let tail_len = next.min(TAIL_BYTES as u64);
+        if !self.is_compressed(id)
+            && let Ok(tail) = self.bytes_at(id, next - tail_len, tail_len)
+            && let Some(file) = self.files.get_mut(&id)
+        {
+            file.tail = tail;
+        }
     }
 
     fn add(&mut self, id: u64, head: &[u8]) -> io::Result<()> {
@@ -196,11 +203,13 @@ impl Tailer {
         Ok(bytes)
     }
 
-    /// A file grew: a short fingerprint becomes a longer one, unless its first bytes changed.
+    /// A file grew: a short fingerprint becomes a longer one, unless its first bytes changed. They are looked at
+    /// while there are no bytes before the offset that would tell.
     pub(super) fn check_fingerprint(&mut self, id: u64) -> io::Result<()> {
-        let Some(partition) = self.files.get(&id).and_then(|f| f.partition) else { return Ok(()) };
-        let len = self.config.fingerprint_bytes;
-        if self.registry.get(partition).is_none_or(|e| e.fingerprint_len >= len) {
+        let Some(file) = self.files.get(&id) else { return Ok(()) };
+        let Some(partition) = file.partition else { return Ok(()) };
+        let (len, is_checked) = (self.config.fingerprint_bytes, !file.tail.is_empty());
+        if self.registry.get(partition).is_none_or(|e| is_checked && e.fingerprint_len >= len) {
             return Ok(());
         }
         let head = self.head(id)?;
@@ -311,12 +320,11 @@ impl Tailer {
         for (partition, key, path) in missing {
             let candidates = known.entry(path.clone()).or_insert_with(|| heads(siblings(&path), self));
             let found = candidates.iter().find(|(_, metadata, head)| {
-                let is_free =
-                    !self.is_known(metadata) && !self.is_other(partition, key_of(metadata), head);
+                let is_free = !self.is_known(metadata) && !self.is_other(partition, key_of(metadata), head);
                 self.registry.get(partition).filter(|_| is_free).is_some_and(|e| {
                     // A short fingerprint tells only if it covers all that was read.
-                    let is_enough = e.fingerprint_len == self.config.fingerprint_bytes
-                        || e.next <= e.fingerprint_len;
+                    let is_enough =
+                        e.fingerprint_len == self.config.fingerprint_bytes || e.next <= e.fingerprint_len;
                     e.begins(head) && e.next < metadata.len() && (key_of(metadata) == key || is_enough)
                 })
             });

@@ -397,6 +397,15 @@ impl Tailer {
         if let Some(file) = self.files.get_mut(&id) {
             file.queued = false;
         }
+        if self.files.get(&id).is_some_and(|f| f.tail.is_empty() && f.scanned == 0)
+            && let Err(error) = self.check_fingerprint(id)
+        {
+            self.fail(id, &error);
+        }
+        self.registry.save()?;
+        if self.files.get(&id).is_none_or(|f| f.partition.is_none()) {
+            return Ok(None);
+        }
         match self.ensure_open(id).and_then(|file| file.read_lines(limits)) {
             Ok(Found::Lines(lines)) => {
                 if lines.more {
