@@ -1,4 +1,5 @@
 //! The `elasticsearch` sink against a server that misbehaves in every way that the table of its module names.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod support;
 
