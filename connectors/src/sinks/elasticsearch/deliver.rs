@@ -3,9 +3,9 @@
 //! | answer | what follows |
 //! |---|---|
 //! | 200, nothing failed | done, items not parsed |
-//! | item 429, 401, 403, 408, 5xx | these items again after a pause that doubles, for ever |
+//! | item 429, 408, 5xx, 403 for the whole cluster | these items again after a pause that doubles, for ever |
 //! | item 409 on `create` with our ids | it was stored by an attempt whose answer was lost: a duplicate, counted |
-//! | item 400, 404, … | reject |
+//! | item 400, 404, any other | reject |
 //! | item in the failure store | done, counted |
 //! | 413; 400 in the server's own words | both halves, one after the other; a single document is a reject |
 //! | 401, 403, 404 and the like | the sink pauses: the runtime keeps the data, and connects again for ever |
