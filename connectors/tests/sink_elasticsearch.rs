@@ -1,4 +1,5 @@
 //! The `elasticsearch` sink against a server that misbehaves in every way that the table of its module names.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod support;
 
@@ -87,6 +88,7 @@ async fn misbehaviour(seed: u64) {
     assert_eq!(books.repeated, Vec::<String>::new(), "seed {seed}");
     assert_eq!(books.strange, Vec::<String>::new(), "seed {seed}");
     assert!(rejects.iter().all(|b| !b.origin().ordered && &*b.origin().source == "out"));
+    assert_eq!(ids(&rejects).len(), positions.len(), "rejects have identities of their own, seed {seed}");
 
     assert_in(count(&cx.metrics.sink_rows), books.n_created, "rows", seed);
     assert_in(count(&cx.metrics.sink_duplicates), books.n_conflicts, "duplicates", seed);

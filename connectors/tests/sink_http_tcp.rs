@@ -1,4 +1,5 @@
 //! The `http` and `tcp` sinks over real sockets, with far ends that are slow, rude or gone.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod support;
 
@@ -70,7 +71,8 @@ async fn http_sends_less_to_a_server_that_takes_less() {
         kept.lock().unwrap().push_str(&body);
         Reaction::status(200)
     });
-    let (mut out, cx) = sink("http", &http(&server.await, ""));
+    let server = server.await;
+    let (mut out, cx) = sink("http", &http(&server, ""));
     let (rejects, _) = deliver_at_last(&mut *out, &batches(50)).await;
     assert_eq!(texts(&rejects, "position"), ["0000000000000001:33"]);
     assert!(texts(&rejects, "reason")[0].starts_with("http_413: "));
@@ -133,7 +135,7 @@ async fn http_keeps_rows_that_it_cannot_deliver_now() {
     assert!(matches!(error, ConnectorError::Disconnected { .. }), "{error:?}");
 }
 
-async fn tcp(listener: &TcpListener, more: &str) -> (Box<dyn Sink>, logdrive_connectors::ConnectorContext) {
+fn tcp(listener: &TcpListener, more: &str) -> (Box<dyn Sink>, logdrive_connectors::ConnectorContext) {
     sink("tcp", &format!("endpoint: \"{}\"\n{more}", listener.local_addr().unwrap()))
 }
 
@@ -150,7 +152,7 @@ async fn read_all(mut stream: TcpStream) -> String {
 #[tokio::test]
 async fn tcp_writes_documents_as_lines() {
     let listener = listen().await;
-    let (mut out, cx) = tcp(&listener, "").await;
+    let (mut out, cx) = tcp(&listener, "");
     let reader = tokio::spawn(async move { read_all(listener.accept().await.unwrap().0).await });
     assert_eq!(deliver_at_last(&mut *out, &batches(20_000)).await.1, 0);
     out.close().await.unwrap();
@@ -162,7 +164,7 @@ async fn tcp_writes_documents_as_lines() {
 #[tokio::test]
 async fn tcp_waits_for_a_slow_far_end_and_loses_nothing() {
     let listener = listen().await;
-    let (mut out, _) = tcp(&listener, "").await;
+    let (mut out, _) = tcp(&listener, "");
     let reader = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let (mut all, mut piece) = (Vec::new(), vec![0; 64 << 10]);
@@ -184,7 +186,7 @@ async fn tcp_waits_for_a_slow_far_end_and_loses_nothing() {
 #[tokio::test]
 async fn tcp_notices_a_far_end_that_closes_midway() {
     let listener = listen().await;
-    let (mut out, cx) = tcp(&listener, "").await;
+    let (mut out, cx) = tcp(&listener, "");
     let reader = tokio::spawn(async move {
         // The first takes some and leaves, which resets the connection since there is more to read.
         let (mut first, _) = listener.accept().await.unwrap();
@@ -203,7 +205,7 @@ async fn tcp_notices_a_far_end_that_closes_midway() {
 async fn tcp_flush_fails_once_the_far_end_has_closed() {
     for linger in [None, Some(Duration::ZERO)] {
         let listener = listen().await;
-        let (mut out, _) = tcp(&listener, "").await;
+        let (mut out, _) = tcp(&listener, "");
         out.connect().await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         // With a linger of zero, closing is a reset.
@@ -222,7 +224,7 @@ async fn tcp_flush_fails_once_the_far_end_has_closed() {
 #[tokio::test]
 async fn tcp_gives_up_on_a_far_end_that_takes_nothing() {
     let listener = listen().await;
-    let (mut out, _) = tcp(&listener, "stall_timeout: 300ms").await;
+    let (mut out, _) = tcp(&listener, "stall_timeout: 300ms");
     out.connect().await.unwrap();
     let _silent = listener.accept().await.unwrap();
     let sent = batches(400_000);
@@ -233,7 +235,7 @@ async fn tcp_gives_up_on_a_far_end_that_takes_nothing() {
 #[tokio::test]
 async fn tcp_refused_is_an_error_and_talk_of_the_far_end_is_not() {
     let listener = listen().await;
-    let (mut out, cx) = tcp(&listener, "").await;
+    let (mut out, cx) = tcp(&listener, "");
     out.connect().await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, &[b'x'; 10_000]).await.unwrap();

@@ -50,7 +50,7 @@ pub struct Basic {
     pub password: Secret,
 }
 
-/// Who the sink says it is.
+/// Who the sink says it is. To an `http` address this travels in the clear.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Auth {

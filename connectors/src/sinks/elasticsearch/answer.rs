@@ -101,11 +101,19 @@ fn verdict(outcome: Outcome, idempotent: bool) -> Verdict {
         200..=299 => Verdict::Done,
         409 if idempotent => Verdict::Duplicate,
         429 => Verdict::Retry { busy: true, reason: reason() },
-        // A block on the index or a missing right: the row is good, somebody has to see to the cluster.
-        401 | 403 | 408 | 500..=599 => Verdict::Retry { busy: false, reason: reason() },
+        // Nothing can be written at all. A block on, or no right to, the one index that a row asks for concerns that
+        // row: whoever sends events chooses days and values, and must not be able to hold up everybody's.
+        403 if is_cluster_block(outcome.error.as_ref()) => Verdict::Retry { busy: false, reason: reason() },
+        408 | 500..=599 => Verdict::Retry { busy: false, reason: reason() },
         400..=499 => Verdict::Reject(reason()),
         _ => Verdict::Retry { busy: false, reason: reason() },
     }
+}
+
+/// Whether an error is about the whole cluster. One about an index begins with its name.
+fn is_cluster_block(error: Option<&Value>) -> bool {
+    let part = |key| error.and_then(|e| e.get(key)).and_then(Value::as_str).unwrap_or_default();
+    part("type") == "cluster_block_exception" && part("reason").starts_with("blocked by:")
 }
 
 /// `type: reason` of an error, of whichever shape.
@@ -153,7 +161,8 @@ mod tests {
             {"create":{"status":503,"error":{"type":"unavailable","reason":"no\nshard"}}},
             {"create":{"status":400,"error":{"type":"document_parsing_exception","reason":"bad ip"}}},
             {"create":{"status":404,"error":"gone"}},
-            {"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"read-only"}}}]}"#;
+            {"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"blocked by: [x]"}}},
+            {"create":{"status":403,"error":{"type":"cluster_block_exception","reason":"index [a] blocked by: [x]"}}}]}"#;
         let expect = vec![
             Verdict::Done,
             Verdict::Redirect,
@@ -163,9 +172,10 @@ mod tests {
             retry(false, "es_503: unavailable: no shard"),
             Verdict::Reject("es_400: document_parsing_exception: bad ip".into()),
             Verdict::Reject("es_404: gone".into()),
-            retry(false, "es_403: cluster_block_exception: read-only"),
+            retry(false, "es_403: cluster_block_exception: blocked by: [x]"),
+            Verdict::Reject("es_403: cluster_block_exception: index [a] blocked by: [x]".into()),
         ];
-        assert_eq!(check(body, 9), Answer::Items(expect));
+        assert_eq!(check(body, 10), Answer::Items(expect));
     }
 
     #[test]

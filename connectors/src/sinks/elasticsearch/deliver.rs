@@ -3,9 +3,9 @@
 //! | answer | what follows |
 //! |---|---|
 //! | 200, nothing failed | done, items not parsed |
-//! | item 429, 401, 403, 408, 5xx | these items again after a pause that doubles, for ever |
+//! | item 429, 408, 5xx, 403 for the whole cluster | these items again after a pause that doubles, for ever |
 //! | item 409 on `create` with our ids | it was stored by an attempt whose answer was lost: a duplicate, counted |
-//! | item 400, 404, … | reject |
+//! | item 400, 404, any other | reject |
 //! | item in the failure store | done, counted |
 //! | 413; 400 in the server's own words | both halves, one after the other; a single document is a reject |
 //! | 401, 403, 404 and the like | the sink pauses: the runtime keeps the data, and connects again for ever |
@@ -38,6 +38,8 @@ use crate::sinks::http_rejects::{Refused, excerpt};
 
 /// Requests in a row without an answer that tells, before the sink pauses.
 const UNCLEAR_MAX: u32 = 5;
+/// Requests are not made smaller than this, whatever the server says.
+const BYTES_MIN: usize = 64 << 10;
 /// What an answer is cut down to.
 const FILTER: &str = "errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.failure_store";
 
@@ -165,20 +167,10 @@ pub(super) async fn deliver(delivery: Arc<Delivery>, mut bulk: Bulk) -> Result<R
                 (n_failed, n_unclear) = (n_failed + 1, n_unclear + 1);
                 wait = Some((items, after));
             }
-            Outcome::Halve(reason) => {
-                delivery.counters.error("too_large");
-                match items.as_slice() {
-                    [only] => rejects.push(bulk.reject(*only, reason)),
-                    _ => {
-                        delivery
-                            .bytes_max
-                            .fetch_min((bulk.bytes(&items) / 2).max(64 << 10), Ordering::Relaxed);
-                        let (left, right) = items.split_at(items.len() / 2);
-                        parts.push_front(right.to_vec());
-                        parts.push_front(left.to_vec());
-                    }
-                }
-            }
+            Outcome::Halve(reason) => match items.as_slice() {
+                [only] => rejects.push(bulk.reject(*only, reason)),
+                _ => delivery.halve(&bulk, &items, &mut parts),
+            },
             Outcome::Elsewhere => parts.push_front(items),
             Outcome::Pause(error) => return Err(error),
         }
@@ -252,9 +244,13 @@ impl Delivery {
         match reply.status {
             200 => Outcome::Answered(read(&reply.body, Asked { n_items, idempotent: self.idempotent })),
             400 if own_words(&reply.body).is_some() => {
+                self.counters.error("bad_request");
                 Outcome::Halve(format!("es_400: {}", own_words(&reply.body).unwrap_or_default()))
             }
-            413 => Outcome::Halve("es_413: the server takes no request of this size".into()),
+            413 => {
+                self.counters.error("too_large");
+                Outcome::Halve("es_413: the server takes no request of this size".into())
+            }
             408 => again("timeout", true),
             429 | 503 => again("busy", true),
             500..=599 => again("server_error", false),
@@ -266,6 +262,15 @@ impl Delivery {
                 Outcome::Pause(ConnectorError::disconnected(endpoint, reason))
             }
         }
+    }
+
+    /// Puts both halves of `items` at the head of the line.
+    fn halve(&self, bulk: &Bulk, items: &[usize], parts: &mut VecDeque<Vec<usize>>) {
+        // What was too much now is too much the next time.
+        self.bytes_max.fetch_min((bulk.bytes(items) / 2).max(BYTES_MIN), Ordering::Relaxed);
+        let (left, right) = items.split_at(items.len() / 2);
+        parts.push_front(right.to_vec());
+        parts.push_front(left.to_vec());
     }
 
     /// Counts what every item came to; returns those to send again.
