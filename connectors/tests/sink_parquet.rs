@@ -1,4 +1,5 @@
 //! The Parquet sink as a pipeline uses it: from YAML, every type there and back.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs::File;
 use std::path::Path;
