@@ -3,6 +3,8 @@
 pub mod geoip;
 pub mod lookup;
 pub mod table;
+mod table_columns;
+mod table_file;
 
 use crate::step::StepEntry;
 

@@ -11,7 +11,7 @@ use maxminddb::{Reader, WithinOptions};
 use serde::Deserialize;
 
 use super::columns::{FIELDS, GeoRecord};
-use crate::steps::lookup::read_csv_as_text;
+use crate::steps::table_file::read_csv_as_text;
 
 /// The largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 2 << 30;
@@ -81,11 +81,14 @@ impl Database {
 
 fn check(reader: &Reader<Vec<u8>>) -> Result<(), String> {
     let networks = reader.networks(WithinOptions::default()).map_err(|error| error.to_string())?;
+    let mut is_useful = false;
     for network in networks.take(CHECKED_NETWORKS) {
         let decoded = network.and_then(|network| network.decode::<MaxMindRecord<'_>>());
-        decoded.map_err(|error| error.to_string())?;
+        let record = decoded.map_err(|error| error.to_string())?;
+        is_useful |= record.is_some_and(|record| !GeoRecord::from(record).is_empty());
     }
-    Ok(())
+    let kind = &reader.metadata().database_type;
+    is_useful.then_some(()).ok_or_else(|| format!("`{kind}` says nothing about places or systems"))
 }
 
 /// What City, Country and ASN databases hold, as far as it is used.

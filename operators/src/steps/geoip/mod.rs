@@ -17,8 +17,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::table::Table;
+use super::table_columns::{column_names, replace_columns, with_column};
 use crate::step::{Emit, Reloadable, Stage, Step, StepConfig, StepContext, StepPlan};
-use crate::steps::lookup::{column_names, with_column};
 use columns::GeoColumns;
 pub use columns::{FIELDS, GeoRecord};
 pub use database::Database;
@@ -151,7 +151,7 @@ impl Step for GeoipStep {
         }
         let column = batch.rows().column_by_name(&self.field).map(|column| self.locate(column));
         let column = column.unwrap_or_else(|| self.columns.build(&vec![None; batch.num_rows()]));
-        out.rows.push(super::lookup::replace_column(batch, &self.into, column, &self.stage));
+        out.rows.push(replace_columns(batch, vec![(&self.into, column)], &self.stage));
     }
 }
 

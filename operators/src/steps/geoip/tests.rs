@@ -103,6 +103,8 @@ fn broken_databases_are_errors_or_unknown_but_never_a_panic() {
     let yaml = format!("{{field: ip, database: {}}}", broken.display());
     let Err(errors) = plan::<Geoip>(Path::new("."), &yaml, "ip") else { panic!("it is used") };
     assert_eq!(errors[0].code, "config::bad_file");
+    let Some(other) = data(name, "GeoIP2-Anonymous-IP-Test.mmdb") else { return };
+    assert!(Database::open(&other).unwrap_err().contains("says nothing about places"));
     let Some(good) = data(name, "GeoIP2-City-Test.mmdb") else { return };
     let bytes = fs::read(good).unwrap();
     let folder = tempfile::tempdir().unwrap();

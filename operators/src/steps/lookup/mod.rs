@@ -1,24 +1,21 @@
 //! Joins rows with a table from a file: this is how tenant data comes in.
 
-mod read;
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StructArray, UInt32Array};
 use arrow::compute::{cast, filter, take};
 use arrow::datatypes::{DataType, Field, Schema};
 use logdrive_schemas::component::{Component, ConfigError, Node, NodeKind, Span, bytes, nearest};
-use logdrive_schemas::{Batch, Edit, Layout, Reject, reject};
+use logdrive_schemas::{Batch, Reject, reject};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::table::Table;
+use super::table_columns::{column_names, replace_columns, with_column};
+use super::table_file;
 use crate::step::{Emit, Reloadable, Stage, Step, StepConfig, StepContext, StepPlan};
-pub(super) use read::read_csv_as_text;
 
 /// Adds columns of a table to each row, found by a key. The table is read again when its file changes (replace it by
 /// renaming); a version that is broken, or whose columns have other types, is not used.
@@ -77,7 +74,7 @@ impl Rows {
     /// Reads the file. The next version of a table keeps the types of the one before.
     fn read(path: &Path, key: &str, max_bytes: u64, before: Option<&Self>) -> Result<Self, String> {
         let types = before.map(|rows| rows.columns.schema());
-        let columns = read::read(path, key, max_bytes, types.as_ref())?;
+        let columns = table_file::read(path, key, max_bytes, types.as_ref())?;
         let n_bytes = columns.get_array_memory_size() as u64;
         if n_bytes > max_bytes {
             return Err(format!("it takes {n_bytes} bytes of memory, `max_bytes` is {max_bytes}"));
@@ -239,7 +236,7 @@ impl Step for LookupStep {
         if let Some(into) = &self.config.into {
             let fields = added_fields(&rows.columns.schema(), &self.config.add);
             let all = StructArray::new(fields.into_iter().collect(), columns, indices.nulls().cloned());
-            batch = replace_column(batch, into, Arc::new(all), &self.stage);
+            batch = replace_columns(batch, vec![(into, Arc::new(all))], &self.stage);
         } else {
             let named = self.config.add.iter().map(String::as_str).zip(columns);
             batch = replace_columns(batch, named.collect(), &self.stage);
@@ -275,48 +272,6 @@ impl LookupStep {
         let rejects: Vec<Reject> = missing.map(|idx| Reject { idx, reason: reason.clone() }).collect();
         reject::of_batch(batch, &rejects)
     }
-}
-
-/// The names of a stage's columns.
-pub(super) fn column_names(stage: &Stage) -> Vec<&str> {
-    stage.schema.fields().iter().map(|field| field.name().as_str()).collect()
-}
-
-/// The stage with one more column, or another one in its place.
-pub(super) fn with_column(stage: &Stage, name: &str, field: Field) -> Stage {
-    let mut fields: Vec<Arc<Field>> = stage.schema.fields().to_vec();
-    match fields.iter_mut().find(|known| known.name() == name) {
-        Some(known) => *known = Arc::new(field),
-        None => fields.push(Arc::new(field)),
-    }
-    let layout = match &*stage.layout {
-        Layout::Columns => Arc::clone(&stage.layout),
-        Layout::Original(edits) => {
-            let mut edits = edits.clone();
-            edits.push(Edit::Set { key: name.to_owned() });
-            Arc::new(Layout::Original(edits))
-        }
-    };
-    Stage { schema: Arc::new(Schema::new_with_metadata(fields, stage.schema.metadata().clone())), layout }
-}
-
-/// The batch with this column added or replaced, as [`with_column`] planned it.
-pub(super) fn replace_column(batch: Batch, name: &str, column: ArrayRef, stage: &Stage) -> Batch {
-    replace_columns(batch, vec![(name, column)], stage)
-}
-
-fn replace_columns(batch: Batch, new: Vec<(&str, ArrayRef)>, stage: &Stage) -> Batch {
-    let column = |field: &Arc<Field>| -> ArrayRef {
-        let new = new.iter().find(|(name, _)| name == field.name()).map(|(_, column)| column);
-        Arc::clone(
-            new.or_else(|| batch.rows().column_by_name(field.name())).expect("the plan names no others"),
-        )
-    };
-    let columns = stage.schema.fields().iter().map(column).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let rows = RecordBatch::try_new_with_options(Arc::clone(&stage.schema), columns, &options)
-        .expect("the columns have the types of the plan");
-    batch.with_rows(rows, Arc::clone(&stage.layout))
 }
 
 /// The file in the same folder whose name is most like the one that is missing.

@@ -4,7 +4,7 @@ use std::fs;
 
 use arrow::array::{BinaryViewArray, Int64Array, StringViewArray, UInt64Array};
 use arrow::datatypes::Int64Type;
-use logdrive_schemas::{FieldType, Origin, Partition};
+use logdrive_schemas::{Edit, FieldType, Layout, Origin, Partition};
 use parquet::arrow::ArrowWriter;
 
 use super::*;
@@ -100,7 +100,7 @@ fn every_format_gives_the_same_rows() {
     ];
     write("t.ndjson", &rows.join("\n"));
     write("t.json", &format!("[{}]", rows.join(",\n")));
-    let columns = read::read(&folder.path().join("t.csv"), "tenant", 1 << 20, None).unwrap();
+    let columns = table_file::read(&folder.path().join("t.csv"), "tenant", 1 << 20, None).unwrap();
     let file = fs::File::create(folder.path().join("t.parquet")).unwrap();
     let mut writer = ArrowWriter::try_new(file, columns.schema(), None).unwrap();
     writer.write(&columns).unwrap();

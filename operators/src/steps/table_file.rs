@@ -38,7 +38,7 @@ pub(super) fn read(
 }
 
 /// Reads CSV with a header, every column as text.
-pub(in crate::steps) fn read_csv_as_text(bytes: &[u8]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn read_csv_as_text(bytes: &[u8]) -> Result<RecordBatch, ArrowError> {
     let format = arrow::csv::reader::Format::default().with_header(true);
     let (inferred, _) = format.infer_schema(Cursor::new(bytes), Some(0))?;
     let text = |field: &Arc<Field>| Field::new(field.name().trim(), DataType::Utf8View, true);
