@@ -1,5 +1,7 @@
 //! The Parquet sink as a pipeline uses it: from YAML, every type there and back.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use arrow::array::{
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::DataType;
-use logdrive_connectors::sinks::parquet::committed_files;
+use logdrive_connectors::sinks::parquet::{committed_files, committed_objects};
 use logdrive_connectors::{ConnectorContext, Metrics, SINKS, Sink};
 use logdrive_schemas::component::Node;
 use logdrive_schemas::{Batch, Epoch, FieldType, Layout, Origin, Partition, RowSchema};
@@ -150,6 +152,37 @@ async fn every_type_there_and_back() {
         let offset = u64::MAX - 1 + idx as u64;
         assert_eq!(positions.as_string_view().value(0), format!("0000000000000001:{offset}"));
     }
+}
+
+/// Against a real S3 server: `LOGDRIVE_TEST_S3=s3://bucket/prefix`, with `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`,
+/// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` as the object store reads them.
+#[tokio::test]
+async fn an_s3_server_takes_a_lake() {
+    let Ok(url) = std::env::var("LOGDRIVE_TEST_S3") else {
+        println!("skipped: an_s3_server_takes_a_lake: no S3 server at hand");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("{url}/{}", folder.path().file_name().unwrap().to_str().unwrap());
+    let origin = Origin {
+        source: "shop".into(),
+        partition: Partition(1),
+        ordered: true,
+        received_at: 1_789_100_000_000_000,
+        peer: None,
+    };
+    let original = BinaryViewArray::from_iter_values([b"{}", b"{}"]);
+    let layout = Arc::new(Layout::Original(Vec::new()));
+    let batch =
+        Batch::new(rows(), original, UInt64Array::from(vec![1, 2]), Arc::new(origin), layout).unwrap();
+    for _ in 0..2 {
+        let mut sink = build(&format!("{{path: '{url}', partition_by: [ip, date]}}"), folder.path());
+        sink.connect().await.unwrap();
+        sink.write(&batch).await.unwrap();
+        sink.flush(Epoch(1)).await.unwrap();
+    }
+    let files = committed_objects(&url, &BTreeMap::new()).await.unwrap();
+    assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 2, "the second run was a replay");
 }
 
 #[test]

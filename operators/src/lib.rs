@@ -18,5 +18,5 @@ pub use detector::{
 pub use expression::{CompileError, Compiler, Expression, ExpressionError};
 pub use flow::{BatchStream, Batches};
 pub use fraud::DETECTORS;
-pub use step::{Emit, Stage, Step, StepConfig, StepContext, StepEntry, StepPlan};
+pub use step::{Emit, Reloadable, Stage, Step, StepConfig, StepContext, StepEntry, StepPlan};
 pub use steps::STEPS;

@@ -58,6 +58,21 @@ pub struct StepPlan {
     pub renames: Vec<(String, String)>,
     /// Makes an instance for one worker.
     pub build: Box<dyn Fn() -> Box<dyn Step> + Send + Sync>,
+    /// Tables on disk that all instances share. The runtime asks each of them every few seconds, on a thread that may
+    /// block, to look whether its file has changed.
+    pub reloads: Vec<Arc<dyn Reloadable>>,
+}
+
+/// Something read from a file that may be replaced while it is in use.
+pub trait Reloadable: Send + Sync {
+    /// The file's name, for logs and the label of `logdrive_table_reloads_total`.
+    fn name(&self) -> &str;
+
+    /// Reads the file again if it has changed. Blocks. `Ok(true)` if there is something new from now on.
+    ///
+    /// # Errors
+    /// If the new file cannot be used; what was read before stays in use, and the same file is not tried again.
+    fn reload_if_changed(&self) -> Result<bool, String>;
 }
 
 /// The YAML of a step: `- NAME: <configuration>`.

@@ -224,6 +224,11 @@ pub fn value_text(column: &ArrayRef, idx: usize) -> Option<Cow<'_, str>> {
     match column.data_type() {
         DataType::Utf8 => Some(column.as_string::<i32>().value(idx).into()),
         DataType::Utf8View => Some(column.as_string_view().value(idx).into()),
+        // Arrow knows no time zone by name; the instant is the same.
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            let micros = column.as_primitive::<TimestampMicrosecondType>().value(idx);
+            Timestamp::from_microsecond(micros).ok().map(|time| time.to_string().into())
+        }
         _ => {
             let formatter = ArrayFormatter::try_new(column, &FormatOptions::default()).ok()?;
             formatter.value(idx).try_to_string().ok().map(Cow::Owned)
@@ -329,6 +334,7 @@ mod tests {
     fn constants_times_and_values() {
         assert_eq!(render("logs/%Y/%m-%d/{tenant}.ndjson", Some("acme")), "1970/01-01/acme.ndjson");
         assert_eq!(render("logs/100%%{{x}}", None), "100%{x}");
+        assert_eq!(render("logs/{@timestamp}", None), "1970-01-01T00%3A00%3A01Z");
         let template = PathTemplate::parse("/var/log/x/{tenant}/%H").unwrap();
         assert_eq!(template.root(), Path::new("/var/log/x/"));
         assert_eq!(template.columns(), ["tenant", "@timestamp"]);

@@ -10,6 +10,11 @@ pub mod set;
 #[cfg(test)]
 mod testing;
 pub mod r#where;
+pub mod geoip;
+pub mod lookup;
+pub mod table;
+mod table_columns;
+mod table_file;
 
 use crate::step::StepEntry;
 
@@ -23,3 +28,4 @@ pub const STEPS: &[StepEntry] = &[
     StepEntry::of::<keep::Keep>(),
     StepEntry::of::<cast::Cast>(),
 ];
+pub const STEPS: &[StepEntry] = &[StepEntry::of::<geoip::Geoip>(), StepEntry::of::<lookup::Lookup>()];
