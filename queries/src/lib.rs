@@ -5,7 +5,11 @@
 
 pub mod compiler;
 pub mod functions;
+pub mod lake;
+pub mod output;
 mod session;
 
 pub use compiler::SqlCompiler;
 pub use functions::{FUNCTIONS, Function};
+pub use lake::{Answer, Options, SqlError, query};
+pub use output::{to_csv, to_json, to_table};

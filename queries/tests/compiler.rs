@@ -305,6 +305,11 @@ fn bombs_are_errors() {
         "(".repeat(10_000),
         format!("level{}", "['x']".repeat(5_000)),
         format!("level{}", "::VARCHAR".repeat(5_000)),
+        // Below the limits on text, above that on depth.
+        format!("1{}", " + latency_ms".repeat(1_400)),
+        nested("NOT ", "", 790),
+        format!("level{}", "['x']".repeat(2_000)),
+        nested("coalesce(1, 1 + ", ")", 190),
     ] {
         let error = error(&sql);
         assert_eq!(error.code, "sql::syntax", "{}…: {error:?}", &sql[..30]);

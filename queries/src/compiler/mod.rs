@@ -23,9 +23,9 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use logdrive_operators::{CompileError, Compiler, Expression};
 
-pub(crate) use self::names::{nearest_name, paths, quoted};
-pub(crate) use self::text::{OPERATOR_LIMIT, Positions, TEXT_LIMIT, tokens};
 use self::evaluate::SqlExpression;
+pub(crate) use self::names::{nearest_name, quoted};
+pub(crate) use self::text::{Positions, tokens};
 use self::text::{DIALECT, NESTING_LIMIT, syntax};
 use crate::session;
 
@@ -33,7 +33,7 @@ use crate::session;
 const DEPTH_LIMIT: usize = 100;
 
 /// The stack of the thread that compiles, in bytes; enough for text at every limit.
-const STACK: usize = 64 << 20;
+const STACK: usize = 128 << 20;
 
 /// Compiles scalar SQL expressions.
 ///
@@ -92,6 +92,7 @@ impl Compiler for SqlCompiler {
 fn compile(state: &SessionState, sql: &str, input: &Schema) -> Result<Arc<dyn Expression>, CompileError> {
     let positions = Positions::new(sql);
     let mut parsed = parse(sql, input, &positions)?;
+    subscripts(&mut parsed);
     names::check(&parsed, input.fields(), state, &positions)?;
     // DataFusion looks functions up by the name as written.
     lower_function_names(&mut parsed);
@@ -100,13 +101,14 @@ fn compile(state: &SessionState, sql: &str, input: &Schema) -> Result<Arc<dyn Ex
     let aliased = ast::ExprWithAlias { expr: parsed, alias: None };
     let expression =
         state.create_logical_expr_from_sql_expr(aliased, &schema).map_err(|error| mistyped(&error))?;
-    let expression = simplify(state, balance(expression), &schema)?;
-    check_constants(state, &expression)?;
-    let expression = as_view(expression, &schema)?;
+    let expression = balance(expression);
     if depth(&expression) > DEPTH_LIMIT {
         let help = format!("operators and calls may be {DEPTH_LIMIT} deep");
         return Err(syntax("the expression is nested too deeply", Some(help), None));
     }
+    let expression = simplify(state, expression, &schema)?;
+    check_constants(state, &expression)?;
+    let expression = as_view(expression, &schema)?;
 
     let mut columns: Vec<String> =
         expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
@@ -148,6 +150,23 @@ fn parse(sql: &str, input: &Schema, positions: &Positions<'_>) -> Result<ast::Ex
             positions.range(next.span),
         )),
     }
+}
+
+/// Writes `a['b'].c` as `a['b']['c']`, which the planner knows; and `c` no longer looks like a column.
+fn subscripts(expression: &mut ast::Expr) {
+    let walk: std::ops::ControlFlow<()> = ast::visit_expressions_mut(expression, |node| {
+        if let ast::Expr::CompoundFieldAccess { access_chain, .. } = node {
+            for step in access_chain {
+                if let ast::AccessExpr::Dot(ast::Expr::Identifier(name)) = step {
+                    let value = ast::Value::SingleQuotedString(name.value.clone()).with_span(name.span);
+                    let index = ast::Expr::Value(value);
+                    *step = ast::AccessExpr::Subscript(ast::Subscript::Index { index });
+                }
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    debug_assert!(walk.is_continue(), "nothing breaks it");
 }
 
 fn lower_function_names(expression: &mut ast::Expr) {
@@ -236,7 +255,8 @@ fn as_view(expression: Expr, schema: &DFSchema) -> Result<Expr, CompileError> {
     }
 }
 
-fn depth(expression: &Expr) -> usize {
+/// How many operators and calls are inside each other.
+pub(crate) fn depth(expression: &Expr) -> usize {
     let (mut pending, mut deepest) = (vec![(expression, 1)], 0);
     while let Some((node, level)) = pending.pop() {
         deepest = deepest.max(level);
@@ -256,6 +276,11 @@ fn mistyped(error: &DataFusionError) -> CompileError {
 /// DataFusion's message without its own categories, backtraces and advice on its own settings.
 pub(crate) fn readable(error: &DataFusionError) -> String {
     let message = error.find_root().strip_backtrace();
+    // A function with many signatures gives one reason for each; the first will do.
+    if let Some((_, reasons)) = message.split_once("failed to match any signature, errors: ") {
+        let reason = reasons.strip_prefix("Error during planning: ").unwrap_or(reasons);
+        return reason.split(",Error during planning").next().unwrap_or_default().trim_end().into();
+    }
     let mut text = message.as_str();
     for prefix in [
         "Error during planning: ",

@@ -118,7 +118,6 @@ impl Checker<'_> {
                     }
                     _ => break,
                 },
-                AccessExpr::Dot(Expr::Identifier(name)) => owned.push(name.clone()),
                 _ => break,
             }
         }
@@ -229,7 +228,7 @@ fn dotted(names: &[&Ident]) -> String {
 }
 
 /// All fields with those inside structs, as `a.b`.
-pub(crate) fn paths(fields: &Fields, prefix: &str) -> Vec<String> {
+fn paths(fields: &Fields, prefix: &str) -> Vec<String> {
     let mut all = Vec::new();
     for field in fields {
         let path = format!("{prefix}{}", field.name());

@@ -9,13 +9,13 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 use logdrive_operators::CompileError;
 
 /// The longest text, in bytes.
-pub(crate) const TEXT_LIMIT: usize = 64 << 10;
+pub(super) const TEXT_LIMIT: usize = 64 << 10;
 /// The deepest nesting of brackets.
-pub(crate) const NESTING_LIMIT: usize = 200;
+pub(super) const NESTING_LIMIT: usize = 200;
 /// The most operators and keywords.
-pub(crate) const OPERATOR_LIMIT: usize = 2000;
+pub(super) const OPERATOR_LIMIT: usize = 3000;
 
-pub(crate) const DIALECT: GenericDialect = GenericDialect {};
+pub(super) const DIALECT: GenericDialect = GenericDialect {};
 
 /// Byte positions in a text whose tokens are known by line and column.
 #[derive(Debug)]
@@ -74,12 +74,16 @@ pub(crate) fn tokens(text: &str, positions: &Positions<'_>) -> Result<Vec<TokenW
     let (mut depth, mut operators) = (0usize, 0usize);
     for token in &tokens {
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
+            Token::LParen => depth += 1,
+            // Subscripts may follow each other without being nested in the text, and still nest in the tree.
+            Token::LBracket | Token::LBrace => {
+                depth += 1;
+                operators += 1;
+            }
             Token::RParen | Token::RBracket | Token::RBrace => depth = depth.saturating_sub(1),
             Token::Word(word) => operators += usize::from(word.keyword != Keyword::NoKeyword),
             Token::Whitespace(_)
             | Token::Comma
-            | Token::Period
             | Token::Number(..)
             | Token::SingleQuotedString(_)
             | Token::EOF => {}
@@ -117,7 +121,7 @@ pub(super) fn quote_columns(tokens: &mut [TokenWithSpan], is_column: impl Fn(&st
     }
 }
 
-pub(crate) fn syntax(
+pub(super) fn syntax(
     message: impl Into<String>,
     help: Option<String>,
     at: Option<(usize, usize)>,

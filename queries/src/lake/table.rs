@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, Result, ScalarValue, project_schema};
@@ -67,7 +67,8 @@ impl LakeTable {
                 keys.push(key);
             }
         }
-        let columns = keys.iter().map(|key| Arc::new(Field::new(*key, DataType::Utf8View, true))).collect();
+        let columns: Vec<FieldRef> =
+            keys.iter().map(|key| Arc::new(Field::new(*key, DataType::Utf8View, true))).collect();
         let value = |file: &DataFile, key: &str| {
             let found = file.partitions.iter().find(|(name, _)| name == key);
             ScalarValue::Utf8View(found.and_then(|(_, value)| value.clone()))
@@ -83,7 +84,7 @@ impl LakeTable {
             }
             listed.push(entry);
         }
-        let schema = TableSchema::new(inside, columns);
+        let schema = TableSchema::builder(inside).with_table_partition_cols(columns).build();
         Ok(Self { store: url.object_store(), files: listed, schema, format })
     }
 
