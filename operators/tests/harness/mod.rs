@@ -103,10 +103,12 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The newest cut at which every instance handed in its state.
-    pub(crate) fn newest_complete_cut(&self, workers: usize) -> (u64, States) {
-        let complete = |states: &BTreeMap<_, _>| states.len() == self.operators.len() * workers;
-        let (cut, states) = self.states.iter().rev().find(|(_, s)| complete(s)).expect("a complete cut");
+    /// One of the cuts at which every instance handed in its state, oldest first.
+    pub(crate) fn complete_cut(&self, workers: usize, choose: impl FnOnce(usize) -> usize) -> (u64, States) {
+        let n_instances = self.operators.len() * workers;
+        let complete: Vec<_> = self.states.iter().filter(|(_, s)| s.len() == n_instances).collect();
+        assert!(!complete.is_empty(), "no complete cut");
+        let (cut, states) = complete[choose(complete.len())];
         let mut by_operator = States::new();
         for ((operator, _), state) in states {
             by_operator.entry(operator.clone()).or_default().push(state.clone());
@@ -257,7 +259,10 @@ impl Run {
                         input.send_batch(&mut Batches(vec![batch]));
                     }
                 }
-                worker.step();
+                // Without a step the frontier jumps over several epochs at once.
+                if epoch % 3 == 0 {
+                    worker.step();
+                }
             }
             if let Some(epoch) = idle_until {
                 input.advance_to(epoch);
