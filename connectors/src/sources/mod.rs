@@ -1,6 +1,7 @@
 //! Every source, one file or folder each.
 
 pub mod file;
+pub mod generate;
 pub mod http;
 pub mod net;
 pub mod stdin;
@@ -13,14 +14,10 @@ use crate::source::SourceEntry;
 /// Every source, in the order of the reference.
 pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<file::File>(),
+    SourceEntry::of::<generate::Generate>(),
     SourceEntry::of::<http::Http>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<tcp::Tcp>(),
     SourceEntry::of::<udp::Udp>(),
     SourceEntry::of::<unix::Unix>(),
 ];
-pub mod file;
-pub mod generate;
-
-pub const SOURCES: &[SourceEntry] =
-    &[SourceEntry::of::<file::File>(), SourceEntry::of::<generate::Generate>()];

@@ -61,6 +61,7 @@ impl StepConfig for Add {
             reads: Vec::new(),
             writes,
             renames: Vec::new(),
+            reloads: Vec::new(),
             build: Box::new(move || {
                 Box::new(Constants { constants: constants.clone(), layout: Arc::clone(&layout) })
             }),

@@ -67,6 +67,7 @@ impl StepConfig for Cast {
             reads: names.clone(),
             writes: names,
             renames: Vec::new(),
+            reloads: Vec::new(),
             build: Box::new(move || Box::new(Convert { casts: casts.clone(), layout: Arc::clone(&layout) })),
         })
     }

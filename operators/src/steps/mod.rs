@@ -27,5 +27,6 @@ pub const STEPS: &[StepEntry] = &[
     StepEntry::of::<remove::Remove>(),
     StepEntry::of::<keep::Keep>(),
     StepEntry::of::<cast::Cast>(),
+    StepEntry::of::<geoip::Geoip>(),
+    StepEntry::of::<lookup::Lookup>(),
 ];
-pub const STEPS: &[StepEntry] = &[StepEntry::of::<geoip::Geoip>(), StepEntry::of::<lookup::Lookup>()];

@@ -37,6 +37,7 @@ pub(super) fn select(selection: Selection, renames: Vec<(String, String)>) -> St
         reads: Vec::new(),
         writes: Vec::new(),
         renames,
+        reloads: Vec::new(),
         build: Box::new(move || Box::new(Select { selection: selection.clone() })),
     }
 }

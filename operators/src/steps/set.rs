@@ -65,6 +65,7 @@ impl StepConfig for Set {
             reads,
             writes,
             renames: Vec::new(),
+            reloads: Vec::new(),
             build: Box::new(move || {
                 Box::new(Assign { assignments: assignments.clone(), layout: Arc::clone(&layout) })
             }),

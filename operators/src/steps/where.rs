@@ -35,6 +35,7 @@ impl StepConfig for Where {
             reads: condition.columns().to_vec(),
             writes: Vec::new(),
             renames: Vec::new(),
+            reloads: Vec::new(),
             build: Box::new(move || Box::new(Filter { condition: Arc::clone(&condition) })),
         })
     }
