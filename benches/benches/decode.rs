@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use logdrive_benches::Lines;
 use logdrive_connectors::decoder::{DecoderConfig, Demand};
 use logdrive_connectors::decoders::Json;
@@ -55,9 +55,8 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().without_plots();
-    targets = decode
+fn main() {
+    let mut criterion = Criterion::default().without_plots().configure_from_args();
+    decode(&mut criterion);
+    criterion.final_summary();
 }
-criterion_main!(benches);

@@ -152,6 +152,12 @@ fn nested_values() {
 }
 
 #[test]
+fn documents_can_be_held_across_an_await() {
+    fn is_send<T: Send>() {}
+    is_send::<Documents<'_>>();
+}
+
+#[test]
 fn slices_are_respected() {
     let list = ListArray::from_iter_primitive::<Int32Type, _, _>([
         Some(vec![Some(1)]),

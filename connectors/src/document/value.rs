@@ -37,8 +37,9 @@ enum Kind<'a> {
     FixedSizeBinary(&'a FixedSizeBinaryArray),
     Float32(&'a [f32]),
     Float64(&'a [f64]),
-    /// What logs hardly have, as Arrow displays it: as a string, or as it is (numbers).
-    Formatted(ArrayFormatter<'a>, Quotes),
+    /// What logs hardly have, as Arrow displays it: as a string, or as it is (numbers). Arrow's formatter cannot be
+    /// sent to another thread, so one is made for every value.
+    Formatted(&'a dyn Array, Quotes),
     Int8(&'a [i8]),
     Int16(&'a [i16]),
     Int32(&'a [i32]),
@@ -120,12 +121,7 @@ impl<'a> ValueWriter<'a> {
             Kind::FixedSizeBinary(array) => write_base64(array.value(idx), out),
             Kind::Float32(values) => write_json(&values[idx], out),
             Kind::Float64(values) => write_json(&values[idx], out),
-            Kind::Formatted(formatter, Quotes::With) => {
-                write_json(formatter.value(idx).to_string().as_str(), out);
-            }
-            Kind::Formatted(formatter, Quotes::Without) => {
-                write!(out, "{}", formatter.value(idx)).expect("writing to memory cannot fail");
-            }
+            Kind::Formatted(array, quotes) => write_formatted(*array, idx, *quotes, out),
             Kind::Int8(values) => write_json(&values[idx], out),
             Kind::Int16(values) => write_json(&values[idx], out),
             Kind::Int32(values) => write_json(&values[idx], out),
@@ -222,10 +218,7 @@ impl<'a> Kind<'a> {
             DataType::Utf8View => Self::Utf8View(array.as_string_view()),
             other => {
                 let quotes = if other.is_decimal() { Quotes::Without } else { Quotes::With };
-                match ArrayFormatter::try_new(array, &FormatOptions::default()) {
-                    Ok(formatter) => Self::Formatted(formatter, quotes),
-                    Err(_) => Self::Null,
-                }
+                Self::Formatted(array, quotes)
             }
         }
     }
@@ -254,6 +247,18 @@ fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
 /// Appends text of an Arrow string array.
 fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
     write_json(std::str::from_utf8(bytes).expect("Arrow strings are UTF-8"), out);
+}
+
+/// Appends a value as Arrow displays it; null if it cannot.
+fn write_formatted(array: &dyn Array, idx: usize, quotes: Quotes, out: &mut Vec<u8>) {
+    let options = FormatOptions::default();
+    match (ArrayFormatter::try_new(array, &options), quotes) {
+        (Ok(formatter), Quotes::With) => write_json(formatter.value(idx).to_string().as_str(), out),
+        (Ok(formatter), Quotes::Without) => {
+            write!(out, "{}", formatter.value(idx)).expect("writing to memory cannot fail");
+        }
+        (Err(_), _) => out.extend_from_slice(b"null"),
+    }
 }
 
 fn write_list(items: &ValueWriter<'_>, range: std::ops::Range<usize>, out: &mut Vec<u8>) {
