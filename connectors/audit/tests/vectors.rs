@@ -68,7 +68,11 @@ fn inclusion() {
     for file in &files {
         let case: Inclusion = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
         let (leaf, root) = (hash(&case.leaf_hash), hash(&case.root));
-        let verified = verify_inclusion(&leaf, case.leaf_idx, case.tree_size, &path(case.proof), &root);
+        // What is no hash cannot even be asked about.
+        let are_hashes =
+            [&case.leaf_hash, &case.root].iter().all(|text| STANDARD.decode(text).unwrap().len() == 32);
+        let verified =
+            are_hashes && verify_inclusion(&leaf, case.leaf_idx, case.tree_size, &path(case.proof), &root);
         assert_eq!(verified, !case.want_err, "{}", file.display());
     }
     assert_eq!(files.len(), 98);

@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tracing::error;
 
-use super::disk::{INTAKE_BYTES, INTAKE_DEPTH, answer, listener_error, now_micros};
+use super::disk::{INTAKE_BYTES, INTAKE_DEPTH};
 use super::record::Record;
 use super::state::{Next, Outcome, Shared};
+use super::writer::{answer, listener_error, now_micros};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Ack, Budget, Intake, Listener, NotDurable, Received, Source};

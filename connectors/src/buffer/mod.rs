@@ -13,6 +13,7 @@ mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use logdrive_schemas::component::bytes;
 use schemars::JsonSchema;

@@ -91,55 +91,28 @@ impl Store {
         visit: Visit<'_>,
     ) -> Result<(Self, Opened), ConnectorError> {
         let lock = lock(dir)?;
-        let segments = list(dir).map_err(|e| ConnectorError::storage(dir, e))?;
-        let cursor = cursor::read(dir).map_err(|e| damaged_cursor(dir, e))?;
-        let mut identity = cursor.map(|(identity, _)| identity);
-        let mut next = segments.first().map(|(first, _)| *first);
-        if let (Some((_, delivered)), Some(first)) = (cursor, next)
-            && delivered < first
-        {
-            return Err(damage(&segments[0].1, 0, &format!("messages {delivered} to {first} are missing")));
-        }
-        let mut torn = None;
-        for (idx, (first, path)) in segments.iter().enumerate() {
-            if next != Some(*first) {
-                let what = format!("messages {} to {first} are missing before it", next.unwrap_or(0));
-                return Err(damage(path, 0, &what));
-            }
-            let scan = scan(path, *first, identity, visit).map_err(|e| ConnectorError::storage(path, e))?;
-            if let Some(what) = scan.bad {
-                if idx + 1 < segments.len() || !scan.torn {
-                    return Err(damage(path, scan.good, what));
-                }
-                torn = Some((path.clone(), *first, scan.good as u64, scan.len as u64));
-            }
-            identity = identity.or(scan.identity);
-            next = Some(scan.next);
-        }
-        let identity = identity.unwrap_or_else(Identity::random);
-        let delivered = match (cursor, segments.first()) {
-            (Some((_, delivered)), _) => delivered,
-            (None, Some((first, _))) => *first,
-            (None, None) => 0,
-        };
         let storage = |e| ConnectorError::storage(dir, e);
+        let found = look(dir, visit)?;
+        let identity = found.identity.unwrap_or_else(Identity::random);
+        let truncated = found.torn.as_ref().map_or(0, |torn| torn.len - torn.good);
+        // Messages were delivered that are not here, or no longer: others may have been here and seen, too.
+        let lost = found.delivered.is_some_and(|delivered| found.next.is_none_or(|next| next < delivered));
+        let mut delivered = found.delivered.or(found.first).unwrap_or(0);
+        if lost {
+            delivered = delivered.saturating_add(NUMBERS_SKIPPED);
+        }
         cursor::write(dir, identity, delivered).map_err(storage)?;
-        let truncated = torn.as_ref().map_or(0, |(_, _, good, len)| len - good);
-        let next = next.unwrap_or(delivered);
-        let (path, file) = match segments.last() {
-            // All that the segments hold is delivered, and more: they lost their end, but nothing that matters.
-            Some(_) if next < delivered => {
-                for (_, path) in &segments {
+        let (path, file) = match found.last.filter(|_| !lost) {
+            Some(path) => {
+                let file = OpenOptions::new().append(true).open(&path);
+                (path.clone(), file.map_err(|e| ConnectorError::storage(path, e))?)
+            }
+            None => {
+                for (_, path) in list(dir).map_err(storage)? {
                     fs::remove_file(path).map_err(storage)?;
                 }
                 create(dir, identity, delivered, &mut *disk).map_err(storage)?
             }
-            Some((_, path)) => {
-                let file = OpenOptions::new().append(true).open(path);
-                let file = file.map_err(|e| ConnectorError::storage(path, e))?;
-                (path.clone(), file)
-            }
-            None => create(dir, identity, delivered, &mut *disk).map_err(storage)?,
         };
         let bytes = file.metadata().map_err(storage)?.len();
         let trimmer =
@@ -150,13 +123,13 @@ impl Store {
             path,
             file,
             bytes,
-            next: next.max(delivered),
+            next: found.next.unwrap_or(delivered).max(delivered),
             segment_bytes_max,
             disk,
             trimmer: Arc::new(trimmer),
         };
-        if let Some((_, first, good, _)) = torn.filter(|_| delivered <= next) {
-            store.cut(first, good)?;
+        if let Some(torn) = found.torn.filter(|_| !lost) {
+            store.cut(torn.first, torn.good)?;
         }
         // What a crash left unsynced is about to be read: its numbers must not be given away again.
         store.sync()?;
@@ -224,6 +197,59 @@ impl Store {
     pub(super) fn sync(&mut self) -> Result<(), ConnectorError> {
         self.disk.sync(&self.file).map_err(|e| ConnectorError::storage(&self.path, e))
     }
+}
+
+/// What lies in a folder that may be opened.
+struct Found {
+    identity: Option<Identity>,
+    /// What the cursor says.
+    delivered: Option<u64>,
+    /// The number of the first item.
+    first: Option<u64>,
+    /// The number after the last whole item.
+    next: Option<u64>,
+    /// The last segment.
+    last: Option<PathBuf>,
+    torn: Option<Torn>,
+}
+
+/// The last segment, if it ends badly.
+struct Torn {
+    first: u64,
+    good: u64,
+    len: u64,
+}
+
+/// Reads the whole folder; any damage but a torn tail is an error.
+fn look(dir: &Path, visit: Visit<'_>) -> Result<Found, ConnectorError> {
+    let segments = list(dir).map_err(|e| ConnectorError::storage(dir, e))?;
+    let cursor = cursor::read(dir).map_err(|e| damaged_cursor(dir, e))?;
+    let first = segments.first().map(|(first, _)| *first);
+    let mut found = Found {
+        identity: cursor.map(|(identity, _)| identity),
+        delivered: cursor.map(|(_, delivered)| delivered),
+        first,
+        next: first,
+        last: segments.last().map(|(_, path)| path.clone()),
+        torn: None,
+    };
+    for (idx, (first, path)) in segments.iter().enumerate() {
+        // The first may begin with what is delivered; the others follow on each other.
+        let next = found.next.filter(|_| 0 < idx).or(found.delivered.map(|d| d.min(*first)));
+        if let Some(next) = next.filter(|next| next != first) {
+            return Err(damage(path, 0, &format!("messages {next} to {first} are missing before it")));
+        }
+        let scan = scan(path, *first, found.identity, visit).map_err(|e| ConnectorError::storage(path, e))?;
+        if let Some(what) = scan.bad {
+            if idx + 1 < segments.len() || !scan.torn {
+                return Err(damage(path, scan.good, what));
+            }
+            found.torn = Some(Torn { first: *first, good: scan.good as u64, len: scan.len as u64 });
+        }
+        found.identity = found.identity.or(scan.identity);
+        found.next = Some(scan.next);
+    }
+    Ok(found)
 }
 
 impl Trimmer {
