@@ -91,7 +91,7 @@ fields! {
     "session_id" String T | E | B | P | S, "The visitor's session.";
     "user_id" String T | E | B | P | S, "The account.";
     "customer_id" String T | E | B | S, "The customer; one customer may have several accounts.";
-    "device_id" String T | E | B | S, "The device, as a fingerprint of the client knows it.";
+    "device_id" String T | E | B | P | S, "The device, as a fingerprint of the client knows it.";
     "user_agent" String T | E | B | P | S, "The client's User-Agent header.";
     "url" String E | B | P | S | T, "The path and query of the request.";
     "method" String E | B | P | S | T, "The HTTP method.";

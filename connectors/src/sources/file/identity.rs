@@ -41,20 +41,24 @@ impl Entry {
 
 /// Files beside `path` whose names begin with its name, such as `app.log.1`.
 pub(super) fn siblings(path: &Path) -> Vec<(PathBuf, Metadata)> {
+    siblings_among(&folder_of(path), path)
+}
+
+/// Everything in the folder of `path`.
+fn folder_of(path: &Path) -> Vec<PathBuf> {
     let Some(folder) = path.parent() else { return Vec::new() };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    entries
-        .filter_map(Result::ok)
-        .filter(|e| {
-            path.file_name().is_some_and(|name| {
-                let sibling = e.file_name();
-                sibling.len() > name.len() && sibling.as_encoded_bytes().starts_with(name.as_encoded_bytes())
-            })
-        })
+    let is_here = folder.as_os_str().is_empty();
+    let Ok(entries) = fs::read_dir(if is_here { Path::new(".") } else { folder }) else { return Vec::new() };
+    entries.filter_map(Result::ok).map(|e| folder.join(e.file_name())).collect()
+}
+
+fn siblings_among(folder: &[PathBuf], path: &Path) -> Vec<(PathBuf, Metadata)> {
+    folder
+        .iter()
+        .filter(|sibling| is_rotated_name(path, sibling))
         .take(SIBLINGS_MAX)
-        .filter_map(|e| Some((e.path(), e.metadata().ok()?)))
-        .filter(|(_, m)| m.is_file())
+        .filter_map(|sibling| Some((sibling.clone(), fs::symlink_metadata(sibling).ok()?)))
+        .filter(|(_, metadata)| metadata.is_file())
         .collect()
 }
 
@@ -316,9 +320,13 @@ impl Tailer {
             .filter(|e| !e.claimed)
             .map(|e| (e.partition, e.key, PathBuf::from(&e.path)))
             .collect();
+        let mut folders: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
         let mut known: HashMap<PathBuf, Vec<(PathBuf, Metadata, Vec<u8>)>> = HashMap::new();
         for (partition, key, path) in missing {
-            let candidates = known.entry(path.clone()).or_insert_with(|| heads(siblings(&path), self));
+            let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+            let folder = folders.entry(folder).or_insert_with(|| folder_of(&path));
+            let candidates =
+                known.entry(path.clone()).or_insert_with(|| heads(siblings_among(folder, &path), self));
             let found = candidates.iter().find(|(_, metadata, head)| {
                 let is_free = !self.is_known(metadata) && !self.is_other(partition, key_of(metadata), head);
                 self.registry.get(partition).filter(|_| is_free).is_some_and(|e| {

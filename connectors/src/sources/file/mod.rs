@@ -23,6 +23,7 @@ mod read;
 mod reader;
 mod registry;
 mod tailer;
+mod watch;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -78,12 +78,10 @@ pub(super) fn fingerprint(head: &[u8]) -> u64 {
     xxh3_64(head)
 }
 
-/// Whether `name` is what a rotation may make of the name `of`: the same with something behind it.
+/// Whether `name` is what a rotation may make of the name `of`: the same in the same folder, with something behind.
 pub(super) fn is_rotated_name(of: &Path, name: &Path) -> bool {
-    let (Some(of_name), Some(rotated)) = (of.file_name(), name.file_name()) else { return false };
-    of.parent() == name.parent()
-        && of_name.len() < rotated.len()
-        && rotated.as_encoded_bytes().starts_with(of_name.as_encoded_bytes())
+    let (of, name) = (of.as_os_str().as_encoded_bytes(), name.as_os_str().as_encoded_bytes());
+    name.strip_prefix(of).is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/')) && !of.ends_with(b"/")
 }
 
 fn now_secs() -> u64 {

@@ -3,6 +3,7 @@
 //! The offset of a message is the number of the event, and an event is a pure function of seed, number and start
 //! ([`shop`]), so a resume gives the same bytes. What must be remembered is the start, if it was not configured.
 
+mod events;
 mod json;
 mod shop;
 mod world;
@@ -90,7 +91,7 @@ impl<'de> Deserialize<'de> for Rate {
             return Ok(Self::Max);
         }
         match text.parse::<f64>() {
-            Ok(rate) if 0.001 <= rate && rate <= 1e8 => Ok(Self::PerSecond(rate)),
+            Ok(rate) if (0.001..=1e8).contains(&rate) => Ok(Self::PerSecond(rate)),
             _ => Err(serde::de::Error::custom(format!(
                 "`{text}` is no rate, write events per second (0.001 to 100000000) or `max`"
             ))),
