@@ -31,6 +31,9 @@ pub struct DetectorContext {
 /// before `F` and none since. After a crash sources replay from a position at or before that cut, so an operator
 /// remembers, per partition of [`logdrive_schemas::Origin`], the offset up to which it has counted, and skips rows
 /// below it.
+///
+/// A cut may be restored only if all sinks have flushed what came before it: a finding or a reject of an epoch before
+/// the cut is not made again.
 pub trait Checkpoint: Debug + Send + Sync {
     /// The first epoch at or after `epoch` at which operators hand in their state.
     fn next_cut(&self, epoch: u64) -> u64;

@@ -86,7 +86,8 @@ impl Value {
         match self {
             Self::Count(n) => *n += 1,
             Self::Distinct(counts) => *counts.entry(value).or_insert(0) += 1,
-            Self::Sum(sum) => *sum += value,
+            // Values of our own making cannot overflow; those of a damaged state must not panic.
+            Self::Sum(sum) => *sum = sum.wrapping_add(value),
         }
     }
 
@@ -101,7 +102,7 @@ impl Value {
                     }
                 }
             }
-            Self::Sum(sum) => *sum -= value,
+            Self::Sum(sum) => *sum = sum.wrapping_sub(value),
         }
     }
 
