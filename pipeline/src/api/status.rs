@@ -99,7 +99,7 @@ impl Values {
         let family = self.0.iter().find(|f| f.name() == family);
         family.into_iter().flat_map(|f| f.get_metric()).map(|m| {
             // A sample is a counter or a gauge; the other of the two reads as zero.
-            (m.get_label(), m.get_counter().value() + m.get_gauge().value())
+            (m.get_label(), m.get_counter().get_value() + m.get_gauge().get_value())
         })
     }
 

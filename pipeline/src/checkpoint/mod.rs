@@ -4,7 +4,7 @@
 //! (temporary, synced, renamed), and only then may sources commit positions of epochs before the cut: what is kept
 //! in state is never acknowledged away. Two checkpoints are kept; a damaged newest one falls back to the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,22 +92,47 @@ pub struct CheckpointWriter {
 impl CheckpointWriter {
     /// Writes until the dataflow ends, telling `durable` the newest cut on disk.
     ///
+    /// A cut is written only once every sink has made the epochs before it durable (`sunk`): an operator restored
+    /// from it does not count those rows again, so what it said about them must have arrived.
+    ///
     /// # Errors
     /// If the disk fails: then nothing may be acknowledged any more.
-    pub async fn run(mut self, durable: watch::Sender<u64>) -> Result<(), ConnectorError> {
-        while let Some(mut newest) = self.receiver.recv().await {
-            while let Ok(newer) = self.receiver.try_recv() {
-                newest = newer;
+    pub async fn run(
+        mut self,
+        mut sunk: watch::Receiver<u64>,
+        durable: watch::Sender<u64>,
+    ) -> Result<(), ConnectorError> {
+        // While the sinks lag, the oldest cut waits for them; of those behind it the newest is enough.
+        let mut waiting: VecDeque<(u64, States)> = VecDeque::new();
+        loop {
+            let oldest = waiting.front().map(|(cut, _)| *cut);
+            tokio::select! {
+                received = self.receiver.recv() => match received {
+                    Some(newest) => {
+                        waiting.truncate(1);
+                        waiting.push_back(newest);
+                    }
+                    None => return Ok(()),
+                },
+                reached = sunk.wait_for(|sunk| oldest.is_some_and(|cut| cut <= *sunk)), if oldest.is_some() => {
+                    let Ok(reached) = reached.map(|sunk| *sunk) else { return Ok(()) };
+                    let mut ready = None;
+                    while let Some(cut) = waiting.pop_front_if(|(cut, _)| *cut <= reached) {
+                        ready = Some(cut);
+                    }
+                    if let Some((cut, states)) = ready {
+                        self.write(cut, states).await?;
+                        durable.send_replace(cut);
+                    }
+                }
             }
-            let (cut, states) = newest;
-            let dir = self.dir.clone();
-            let written = tokio::task::spawn_blocking(move || write(&dir, cut, &states)).await;
-            written
-                .unwrap_or_else(|e| Err(std::io::Error::other(e)))
-                .map_err(|e| ConnectorError::storage(&self.dir, e))?;
-            durable.send_replace(cut);
         }
-        Ok(())
+    }
+
+    async fn write(&self, cut: u64, states: States) -> Result<(), ConnectorError> {
+        let dir = self.dir.clone();
+        let written = tokio::task::spawn_blocking(move || write(&dir, cut, &states)).await;
+        written.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| ConnectorError::storage(&self.dir, e))
     }
 }
 

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use logdrive_schemas::FieldType;
 use serde_json::Value;
 
 use super::{Outcome, print};
@@ -165,6 +164,8 @@ fn string_kind(text: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use logdrive_schemas::FieldType;
+
     use super::*;
 
     #[test]

@@ -48,7 +48,8 @@ pub(super) fn resolve(
     add_default_rejects_sink(&mut draft);
     let order = order_streams(&draft.streams, &names, errors);
     reorder(&mut draft.streams, &order);
-    let names = if errors.is_empty() { collect_names(&draft, errors) } else { names };
+    // Streams have moved; what is wrong with names is reported already.
+    let names = collect_names(&draft, &mut Vec::new());
     let all: Vec<_> = draft.sources.iter().map(|s| s.schema.clone()).collect();
     let round = plan_round(&draft, &names, &all, cx, errors);
     if draft.sources.is_empty() {

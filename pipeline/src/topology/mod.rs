@@ -16,7 +16,7 @@ mod epochs;
 mod ingest;
 mod positions;
 mod queue;
-
+mod reload;
 mod runtime;
 mod sink_task;
 mod taps;
@@ -169,12 +169,14 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     let frontiers = Frontiers::new(n_operators > 0);
     let (abandon, dataflow) = spawn_dataflow(&runtime, frontiers.sunk.clone()).await?;
     if n_operators > 0 {
-        let cut = frontiers.cut.clone();
-        tasks.spawn(async move { ("checkpoints".to_owned(), checkpoint_writer.run(cut).await) });
+        let (sunk, cut) = (frontiers.sunk.subscribe(), frontiers.cut.clone());
+        tasks.spawn(async move { ("checkpoints".to_owned(), checkpoint_writer.run(sunk, cut).await) });
     }
     tokio::spawn(frontiers.clone().run(stop_ticks.clone()));
     tokio::spawn(Arc::clone(&epochs).run(stop_ticks.clone()));
 
+
+    reload::spawn(&runtime, stop_ticks.clone());
 
     let n_active = Arc::new(AtomicUsize::new(runtime.plan.sources.len()));
     for (idx, (mut source, path)) in sources.into_iter().enumerate() {

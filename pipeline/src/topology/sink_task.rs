@@ -12,7 +12,7 @@ use std::time::Duration;
 use logdrive_connectors::buffer::queue::DiskQueue;
 use logdrive_connectors::document::Documents;
 use logdrive_connectors::{ConnectorError, Metrics, Sink};
-use logdrive_schemas::{Batch, Epoch};
+use logdrive_schemas::{Batch, Epoch, Origin};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -210,6 +210,7 @@ impl Window {
     /// Sends refused rows to the `rejects` stream, or, if no epoch is held for them, to a file of their own.
     fn reject(&self, rejects: Batch, held: Option<(u64, usize)>) -> Result<(), ConnectorError> {
         self.reject_counter.count(&rejects);
+        let rejects = unordered(rejects);
         if let Some((epoch, worker)) = held.filter(|_| self.rejects_flow) {
             self.back.reject(epoch, worker, rejects);
             return Ok(());
@@ -409,6 +410,14 @@ impl SinkTask {
             self.metrics.sink_queue_bytes.with_label_values(&[&self.name]).set(bytes);
         }
     }
+}
+
+/// A sink refuses rows late and out of order: whoever takes the rejects must know them by identity, not by position.
+fn unordered(rejects: Batch) -> Batch {
+    let origin = Origin { ordered: false, ..Origin::clone(rejects.origin()) };
+    let (original, offsets) = (rejects.original().clone(), rejects.offsets().clone());
+    let layout = Arc::clone(rejects.layout());
+    Batch::new(rejects.rows().clone(), original, offsets, Arc::new(origin), layout).expect("it has the same rows")
 }
 
 /// Waits for the far end, taking in what arrives and spilling it if it takes too long.

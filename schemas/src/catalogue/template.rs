@@ -16,8 +16,8 @@ const PRIORITY: u32 = 200;
 /// matches `pattern`, such as `ecommerce-logs-*`.
 ///
 /// Declared fields get the type that the schema gives them, the `geo` object of the `geoip` step is mapped with a
-/// `geo_point`, strings that nobody declared become keywords. A value that does not fit its field's type leaves that
-/// field unindexed instead of refusing the document.
+/// `geo_point`, strings that nobody declared become keywords. A document with a value that does not fit its field's type
+/// is refused, and so becomes a reject that says why.
 #[must_use]
 pub fn index_template(schema_fields: &RowSchema, pattern: &str) -> Value {
     let mut properties = properties(&schema_fields.fields, "");
@@ -48,7 +48,7 @@ fn template(pattern: &str, priority: u32, properties: Map<String, Value>, descri
             "settings": {
                 "index": {
                     "number_of_shards": 1,
-                    "mapping": { "total_fields": { "limit": 2000 }, "ignore_malformed": true },
+                    "mapping": { "total_fields": { "limit": 2000 } },
                 }
             },
             "mappings": {
@@ -61,7 +61,7 @@ fn template(pattern: &str, priority: u32, properties: Map<String, Value>, descri
                 "properties": properties,
             }
         },
-        "_meta": { "managed_by": "logdrive", "description": description },
+        "_meta": { "managed_by": "logdrive", "version": 1, "description": description },
     })
 }
 

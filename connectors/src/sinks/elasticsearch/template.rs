@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use logdrive_schemas::catalogue;
 use opensearch::http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::endpoints::{Call, Endpoint, NoReply, Reply};
 use crate::error::ConnectorError;
@@ -12,37 +13,11 @@ use crate::sinks::http_rejects::excerpt;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The template for indices whose names match `pattern`.
+/// The template for indices whose names match `pattern`: the catalogue's e-commerce fields, of which an index holds
+/// those that occur.
 pub(super) fn body(pattern: &str) -> Value {
-    let date = json!({ "type": "date" });
-    let ip = json!({ "type": "ip" });
-    let place = json!({ "properties": { "location": { "type": "geo_point" } } });
-    let peer = json!({ "properties": { "ip": ip, "geo": place } });
-    json!({
-        "index_patterns": [pattern],
-        "priority": 150,
-        "_meta": { "managed_by": "logdrive", "version": 1 },
-        "template": {
-            "mappings": {
-                "dynamic_templates": [{
-                    "strings": {
-                        "match_mapping_type": "string",
-                        "mapping": { "type": "keyword", "ignore_above": 1024 }
-                    }
-                }],
-                "properties": {
-                    "@timestamp": date,
-                    "client": peer,
-                    "destination": peer,
-                    "geo": place,
-                    "ip": ip,
-                    "message": { "type": "text" },
-                    "received_at": date,
-                    "source": peer
-                }
-            }
-        }
-    })
+    let schema = catalogue::find("ecommerce").expect("the catalogue has it");
+    catalogue::index_template(&schema, pattern)
 }
 
 /// What to install.
