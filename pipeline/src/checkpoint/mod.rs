@@ -114,8 +114,8 @@ impl CheckpointWriter {
                     }
                     None => return Ok(()),
                 },
-                reached = sunk.wait_for(|sunk| oldest.is_some_and(|cut| cut <= *sunk)), if oldest.is_some() => {
-                    let Ok(reached) = reached.map(|sunk| *sunk) else { return Ok(()) };
+                reached = reach(&mut sunk, oldest.unwrap_or(0)), if oldest.is_some() => {
+                    let Some(reached) = reached else { return Ok(()) };
                     let mut ready = None;
                     while let Some(cut) = waiting.pop_front_if(|(cut, _)| *cut <= reached) {
                         ready = Some(cut);
@@ -134,6 +134,11 @@ impl CheckpointWriter {
         let written = tokio::task::spawn_blocking(move || write(&dir, cut, &states)).await;
         written.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| ConnectorError::storage(&self.dir, e))
     }
+}
+
+/// Waits until the sinks have reached `cut`; how far they are then. `None` if the dataflow is gone.
+async fn reach(sunk: &mut watch::Receiver<u64>, cut: u64) -> Option<u64> {
+    sunk.wait_for(|sunk| cut <= *sunk).await.ok().map(|sunk| *sunk)
 }
 
 fn path(dir: &Path, cut: u64) -> PathBuf {

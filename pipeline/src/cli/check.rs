@@ -8,6 +8,9 @@ use logdrive_connectors::Guarantee;
 use super::{Outcome, PipelineFiles, load, print};
 use crate::config::{Plan, graph};
 
+/// A longer list of fields tells a reader nothing.
+const FIELDS_SHOWN: usize = 12;
+
 pub(super) fn run(files: &PipelineFiles) -> Outcome {
     let (_, plan) = load(files)?;
     print(&summary(&plan))?;
@@ -30,8 +33,8 @@ fn summary(plan: &Plan) -> String {
             "  source {}: reads {} of {declared} declared fields{}{}",
             source.name,
             fields.len(),
-            if fields.is_empty() { "" } else { ": " },
-            fields.join(", ")
+            if fields.is_empty() || FIELDS_SHOWN < fields.len() { "" } else { ": " },
+            if fields.len() <= FIELDS_SHOWN { fields.join(", ") } else { String::new() }
         )
         .expect("writing to a string cannot fail");
     }

@@ -26,6 +26,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// What a source task needs.
 pub(super) struct IngestTask {
     pub(super) name: Arc<str>,
+    /// Connected.
     pub(super) source: Box<dyn Source>,
     pub(super) queues: Vec<QueueSender>,
     pub(super) epochs: Arc<Epochs>,
@@ -84,6 +85,7 @@ impl IngestTask {
         Ok(())
     }
 
+    /// Connects again. False if there is no more, or the pipeline is to stop.
     async fn connect(&mut self) -> Result<bool, ConnectorError> {
         let mut pause = RETRY_MIN;
         loop {
@@ -102,9 +104,6 @@ impl IngestTask {
     }
 
     async fn receive(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<Ended, ConnectorError> {
-        if !self.connect().await? {
-            return Ok(Ended::Drained);
-        }
         let mut ticks = self.epochs.ticks();
         let mut pending: Option<Chunk> = None;
         let mut next_worker = 0;

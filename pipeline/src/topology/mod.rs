@@ -51,7 +51,7 @@ pub enum RunError {
     #[error("the configuration does not fit")]
     Config(Vec<ConfigError>),
     /// A component cannot go on.
-    #[error("{component}: {source}")]
+    #[error("{component} cannot go on")]
     Connector {
         /// The source or sink.
         component: String,
@@ -85,7 +85,8 @@ pub struct Running {
     shutdown: CancellationToken,
     stop_ticks: CancellationToken,
     abandon: Arc<AtomicBool>,
-    dataflow: tokio::sync::oneshot::Receiver<()>,
+    /// Cancelled when the last worker has ended.
+    dataflow: CancellationToken,
     drain_timeout: Duration,
     view: View,
 }
@@ -232,8 +233,7 @@ impl Running {
             self.abandon.store(true, Ordering::Release);
         }
         self.shutdown.cancel();
-        // The sender is dropped with the last worker.
-        (&mut self.dataflow).await.ok();
+        self.dataflow.cancelled().await;
         self.stop_ticks.cancel();
         self.tasks.abort_all();
         result
@@ -258,8 +258,7 @@ impl Running {
                     Some(Err(e)) => return Err(RunError::Panicked(e.to_string())),
                 },
                 // The checkpoint writer lives as long as the dataflow: once that is done nothing more can come.
-                _ = &mut self.dataflow => {
-                    self.dataflow.close();
+                () = self.dataflow.cancelled() => {
                     while self.tasks.len() > 0 {
                         match tokio::time::timeout(Duration::from_secs(1), self.tasks.join_next()).await {
                             Ok(Some(Ok((component, Err(source))))) => {
@@ -399,14 +398,15 @@ impl Frontiers {
     }
 }
 
-/// Runs the workers on threads of their own. The receiver is told when the last one has ended.
+/// Runs the workers on threads of their own. The token is cancelled when the last one has ended.
 async fn spawn_dataflow(
     runtime: &Arc<runtime::Runtime>,
     sunk: watch::Sender<u64>,
-) -> Result<(Arc<AtomicBool>, tokio::sync::oneshot::Receiver<()>), RunError> {
+) -> Result<(Arc<AtomicBool>, CancellationToken), RunError> {
     let abandon = Arc::new(AtomicBool::new(false));
     let (built_sender, mut built) = mpsc::unbounded_channel();
-    let (ended, dataflow) = tokio::sync::oneshot::channel();
+    let dataflow = CancellationToken::new();
+    let ended = dataflow.clone();
     let n_workers = runtime.plan.workers;
     let (worker_runtime, worker_abandon) = (Arc::clone(runtime), Arc::clone(&abandon));
     let guards = timely::execute(timely::Config::process(n_workers), move |worker| {
@@ -416,6 +416,8 @@ async fn spawn_dataflow(
         built_sender.send(()).ok();
         while worker.step_or_park(Some(Duration::from_millis(100))) {
             if worker_abandon.load(Ordering::Acquire) {
+                // What is inside is neither delivered nor acknowledged: it comes again at the next start.
+                worker.installed_dataflows().into_iter().for_each(|idx| worker.drop_dataflow(idx));
                 return;
             }
             if worker.index() == 0 {
@@ -436,7 +438,7 @@ async fn spawn_dataflow(
         .spawn(move || {
             // Panics of workers abort the process before they come here.
             drop(guards);
-            ended.send(()).ok();
+            ended.cancel();
         })
         .map_err(|e| RunError::Timely(e.to_string()))?;
     for _ in 0..n_workers {
