@@ -1,5 +1,7 @@
 //! The expression compiler as operators see it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
