@@ -113,7 +113,9 @@ fn cells(batch: &RecordBatch) -> Result<Vec<Vec<Option<String>>>, ArrowError> {
         .map(|(field, column)| column_cells(field, column))
         .collect::<Result<_, _>>()?;
     let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
-    Ok((0..batch.num_rows()).map(|_| columns.iter_mut().map(|cells| cells.next().flatten()).collect()).collect())
+    Ok((0..batch.num_rows())
+        .map(|_| columns.iter_mut().map(|cells| cells.next().flatten()).collect())
+        .collect())
 }
 
 fn column_cells(field: &FieldRef, column: &ArrayRef) -> Result<Vec<Option<String>>, ArrowError> {
@@ -137,7 +139,8 @@ fn column_cells(field: &FieldRef, column: &ArrayRef) -> Result<Vec<Option<String
 /// The text with control characters as escapes, also those that change the direction of writing.
 fn escaped(text: &str) -> String {
     let steers = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if !text.contains(steers) {
         return text.into();
@@ -189,8 +192,8 @@ mod tests {
     fn tables_are_aligned_and_harmless() {
         let table = to_table(&answer()).unwrap();
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0].trim_end(), "name               n  list      object");
-        assert!(lines[2].starts_with("a,\"b\"             1  [1,null]  {\"x\":"), "{table}");
+        assert_eq!(lines[0].trim_end(), "name             n  list      object");
+        assert!(lines[2].starts_with("a,\"b\"            1  [1,null]  {\"x\":"), "{table}");
         assert!(lines[3].starts_with("é\\u{1b}[31m\\n  -20"), "{table}");
         assert_eq!(lines[6], "(4 rows)");
         assert!(!table.contains('\x1b'));

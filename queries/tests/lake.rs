@@ -1,5 +1,7 @@
 //! SQL over a lake, as the command line runs it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ fn texts(values: &[&str]) -> ArrayRef {
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+        .unwrap()
 }
 
 /// Writes a file as a sink does: hidden first, visible by rename.
@@ -81,16 +84,21 @@ async fn only_committed_files_are_read_with_their_partitions() {
     assert_eq!(csv(&lake, "SELECT count(*) FROM 'LAKE/'").await, ["30"]);
     assert_eq!(csv(&lake, "SELECT count(*) FROM events").await, ["30"]);
     assert_eq!(
-        csv(&lake, "SELECT tenant, count(*), min(id), max(id) FROM events GROUP BY tenant ORDER BY tenant").await,
+        csv(&lake, "SELECT tenant, count(*), min(id), max(id) FROM events GROUP BY tenant ORDER BY tenant")
+            .await,
         ["B & Co,10,20,29", "acme,20,0,19"]
     );
-    assert_eq!(csv(&lake, "SELECT id FROM events WHERE date = '2026-11-20' AND id > 7 ORDER BY id").await, ["8", "9"]);
+    assert_eq!(
+        csv(&lake, "SELECT id FROM events WHERE date = '2026-11-20' AND id > 7 ORDER BY id").await,
+        ["8", "9"]
+    );
     assert_eq!(csv(&lake, "SELECT count(*) FROM 'LAKE/tenant=acme/date=2026-11-20/a.parquet'").await, ["10"]);
     assert_eq!(csv(&lake, "SELECT count(*) FROM 'LAKE/tenant=acme'").await, ["20"]);
     assert_eq!(csv(&lake, "SELECT count(DISTINCT userId) FROM events").await, ["1"]);
     assert_eq!(csv(&lake, "SELECT sha256(userId) = sha256('u') FROM events LIMIT 2").await, ["true", "true"]);
     assert_eq!(
-        csv(&lake, "SELECT count(*) FROM events a JOIN 'LAKE' b ON a.id = b.id WHERE a.tenant = 'acme'").await,
+        csv(&lake, "SELECT count(*) FROM events a JOIN 'LAKE' b ON a.id = b.id WHERE a.tenant = 'acme'")
+            .await,
         ["20"]
     );
 }
@@ -115,17 +123,25 @@ async fn files_of_different_versions_are_merged_by_name() {
             .collect();
         Arc::new(StructArray::from(fields))
     };
-    commit(lake.path(), "tenant=a/1.parquet", &batch(vec![
-        ("tenant", texts(&["inside"])),
-        ("n", ints([1])),
-        ("payment", object(vec![("method", texts(&["card"]))])),
-    ]));
-    commit(lake.path(), "tenant=b/2.parquet", &batch(vec![
-        ("level", texts(&["INFO"])),
-        ("n", Arc::new(Float64Array::from(vec![2.5]))),
-        ("tenant", texts(&["inside too"])),
-        ("payment", object(vec![("amount", ints([7])), ("method", texts(&["paypal"]))])),
-    ]));
+    commit(
+        lake.path(),
+        "tenant=a/1.parquet",
+        &batch(vec![
+            ("tenant", texts(&["inside"])),
+            ("n", ints([1])),
+            ("payment", object(vec![("method", texts(&["card"]))])),
+        ]),
+    );
+    commit(
+        lake.path(),
+        "tenant=b/2.parquet",
+        &batch(vec![
+            ("level", texts(&["INFO"])),
+            ("n", Arc::new(Float64Array::from(vec![2.5]))),
+            ("tenant", texts(&["inside too"])),
+            ("payment", object(vec![("amount", ints([7])), ("method", texts(&["paypal"]))])),
+        ]),
+    );
     assert_eq!(
         csv(&lake, "SELECT tenant, n, level, payment.method, payment.amount FROM events ORDER BY n").await,
         ["inside,1.0,,card,", "inside too,2.5,INFO,paypal,7"]
@@ -144,7 +160,9 @@ async fn other_files_can_be_joined() {
     fs::write(lake.path().join("plans.csv"), "tenant,plan\nacme,gold\n").unwrap();
     fs::write(lake.path().join("plans.ndjson"), "{\"tenant\":\"acme\",\"plan\":\"gold\"}\n").unwrap();
     for file in ["plans.csv", "plans.ndjson"] {
-        let sql = format!("SELECT p.plan, count(*) FROM events e JOIN 'LAKE/{file}' p ON e.tenant = p.tenant GROUP BY 1");
+        let sql = format!(
+            "SELECT p.plan, count(*) FROM events e JOIN 'LAKE/{file}' p ON e.tenant = p.tenant GROUP BY 1"
+        );
         assert_eq!(csv(&lake, &sql).await, ["gold,20"], "{file}");
     }
 }
@@ -170,7 +188,14 @@ async fn nothing_is_written() {
         assert!(error.code == "sql::read_only" || error.code == "sql::syntax", "{sql}: {error:?}");
     }
     assert!(!lake.path().join("out.parquet").exists());
-    for sql in ["SHOW TABLES", "DESCRIBE events", "DESCRIBE 'LAKE'", "EXPLAIN SELECT 1", "SELECT 1", "WITH a AS (SELECT id FROM events) SELECT * FROM a"] {
+    for sql in [
+        "SHOW TABLES",
+        "DESCRIBE events",
+        "DESCRIBE 'LAKE'",
+        "EXPLAIN SELECT 1",
+        "SELECT 1",
+        "WITH a AS (SELECT id FROM events) SELECT * FROM a",
+    ] {
         run(&lake, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     assert!(csv(&lake, "SHOW TABLES").await.join("\n").contains("events"));
@@ -220,14 +245,14 @@ async fn limits_hold() {
     let large = query(sql, &small).await.unwrap_err();
     assert_eq!(large.code, "sql::memory", "{large:?}");
     let brief = Options { tables, timeout: Duration::from_millis(200), ..Options::default() };
-    let sql = "SELECT count(*) FROM range(2000000) a, range(2000000) b WHERE a.value * b.value % 7 = 3";
+    let sql = "SELECT count(*) FROM range(1000000000000) WHERE value % 7 = 3";
     assert_eq!(query(sql, &brief).await.unwrap_err().code, "sql::timeout");
 
     let deep = format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000));
     assert_eq!(error(&lake, &deep).await.code, "sql::syntax");
     let deep = format!("SELECT 1 FROM {}events{}", "(SELECT * FROM ".repeat(150), ")".repeat(150));
     assert_eq!(error(&lake, &deep).await.code, "sql::syntax");
-    let long = format!("SELECT id{} FROM events", " + id".repeat(2_900));
+    let long = format!("SELECT id{} FROM events", " + id".repeat(1_400));
     assert_eq!(error(&lake, &long).await.code, "sql::type");
     let fine = format!("SELECT sum(id{}) FROM events", " + id".repeat(99));
     assert_eq!(csv(&lake, &fine).await, ["43500"]);
@@ -240,10 +265,15 @@ async fn a_lake_is_read_while_it_is_written() {
     let path = lake.path().to_owned();
     let (committed, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     commit(&path, "date=0/first.parquet", &batch(vec![("id", ints(0..10))]));
+    let asked = Arc::new(AtomicUsize::new(0));
     let writer = {
-        let (committed, done) = (Arc::clone(&committed), Arc::clone(&done));
+        let (committed, done, asked) = (Arc::clone(&committed), Arc::clone(&done), Arc::clone(&asked));
         std::thread::spawn(move || {
             for n in 1..=FILES {
+                // Neither side runs away from the other.
+                while asked.load(Ordering::SeqCst) < n / 6 {
+                    std::thread::yield_now();
+                }
                 let rows = batch(vec![("id", ints(0..10))]);
                 commit(&path, &format!("date={}/{n}.parquet", n % 5), &rows);
                 // Compaction: two files become one, so that listed files vanish.
@@ -258,8 +288,9 @@ async fn a_lake_is_read_while_it_is_written() {
             done.store(true, Ordering::SeqCst);
         })
     };
-    let mut queries = 0;
+    let mut answers = 0;
     loop {
+        asked.fetch_add(1, Ordering::SeqCst);
         let finished = done.load(Ordering::SeqCst);
         let before = committed.load(Ordering::SeqCst);
         match run(&lake, "SELECT count(*), count(DISTINCT id), sum(id) FROM events").await {
@@ -275,15 +306,15 @@ async fn a_lake_is_read_while_it_is_written() {
                 if finished {
                     assert_eq!(row[0], (FILES as i64 + 1) * 10);
                 }
+                answers += 1;
             }
             // A file that vanished twice in a row, between two listings: the error says so.
             Err(error) => assert!(!finished && error.code == "sql::failed", "{error:?}"),
         }
-        queries += 1;
         if finished {
             break;
         }
     }
     writer.join().unwrap();
-    assert!(queries > 2, "{queries} queries while writing");
+    assert!(answers > 5, "{answers} answers while writing");
 }

@@ -25,8 +25,8 @@ use logdrive_operators::{CompileError, Compiler, Expression};
 
 use self::evaluate::SqlExpression;
 pub(crate) use self::names::{nearest_name, quoted};
-pub(crate) use self::text::{Positions, tokens};
 use self::text::{DIALECT, NESTING_LIMIT, syntax};
+pub(crate) use self::text::{Positions, tokens};
 use crate::session;
 
 /// The deepest tree of operators and calls that is evaluated. Workers evaluate recursively, on stacks of 2 MiB.
@@ -141,9 +141,7 @@ fn parse(sql: &str, input: &Schema, positions: &Positions<'_>) -> Result<ast::Ex
     let next = parser.peek_token();
     match &next.token {
         Token::EOF => Ok(expression),
-        Token::SemiColon => {
-            Err(syntax("an expression has no `;`", None, positions.range(next.span)))
-        }
+        Token::SemiColon => Err(syntax("an expression has no `;`", None, positions.range(next.span))),
         token => Err(syntax(
             format!("the expression ends before `{token}`"),
             Some("join conditions with AND or OR; put text into single quotes".into()),

@@ -87,12 +87,15 @@ impl Checker<'_> {
         let mut fields = self.columns;
         for (depth, name) in names.iter().enumerate() {
             let Some((_, field)) = fields.find(&name.value) else {
-                return Err(self.unknown(&names[..=depth], Span::union_iter(names[..=depth].iter().map(|n| n.span))));
+                return Err(
+                    self.unknown(&names[..=depth], Span::union_iter(names[..=depth].iter().map(|n| n.span)))
+                );
             };
             match field.data_type() {
                 DataType::Struct(nested) => fields = nested,
                 _ if depth + 1 < names.len() => {
-                    let message = format!("`{}` has no fields: it is {}", dotted(&names[..=depth]), field.data_type());
+                    let message =
+                        format!("`{}` has no fields: it is {}", dotted(&names[..=depth]), field.data_type());
                     let at = self.positions.range(names[depth + 1].span);
                     return Err(CompileError { code: "sql::unknown_column", message, help: None, at });
                 }
@@ -121,22 +124,26 @@ impl Checker<'_> {
                 _ => break,
             }
         }
-        // A subscript of a list or a map is a key, not a field.
-        let structs = owned.len().min(self.struct_depth(&names));
-        names.extend(&owned[..structs]);
-        self.path(&names)
-    }
-
-    /// How many fields deep the value at a path is, along the first field of each.
-    fn struct_depth(&self, names: &[&Ident]) -> usize {
-        let mut fields = self.columns;
-        for name in names {
-            match fields.find(&name.value).map(|(_, field)| field.data_type()) {
-                Some(DataType::Struct(nested)) => fields = nested,
-                _ => return 0,
+        let mut columns = self.columns;
+        let mut inside = true;
+        for name in &names {
+            match columns.find(&name.value).map(|(_, field)| field.data_type()) {
+                Some(DataType::Struct(nested)) => columns = nested,
+                _ => inside = false,
             }
         }
-        1
+        // A subscript of a list or a map is a key, not a field.
+        for name in &owned {
+            if !inside {
+                break;
+            }
+            names.push(name);
+            match columns.find(&name.value).map(|(_, field)| field.data_type()) {
+                Some(DataType::Struct(nested)) => columns = nested,
+                _ => inside = false,
+            }
+        }
+        self.path(&names)
     }
 
     fn unknown(&self, names: &[&Ident], span: Span) -> CompileError {
@@ -147,10 +154,12 @@ impl Checker<'_> {
         let help = match nearest_name(&name, &valid) {
             Some(meant) => format!("did you mean `{}`?", quoted(meant)),
             // A field named without the object that it is in.
-            None => match valid.iter().find(|path| path.rsplit_once('.').is_some_and(|(_, leaf)| leaf == last)) {
-                Some(path) => format!("did you mean `{path}`?"),
-                None => "declare it in the source's schema (`logdrive infer` prints one)".into(),
-            },
+            None => {
+                match valid.iter().find(|path| path.rsplit_once('.').is_some_and(|(_, leaf)| leaf == last)) {
+                    Some(path) => format!("did you mean `{path}`?"),
+                    None => "declare it in the source's schema (`logdrive infer` prints one)".into(),
+                }
+            }
         };
         CompileError {
             code: "sql::unknown_column",
@@ -167,7 +176,11 @@ impl Checker<'_> {
         let name = ident.value.to_ascii_lowercase();
         if function.over.is_some() {
             let help = "windows belong into a view or a detector".to_owned();
-            return Err(self.refuse("an expression sees one row, not a window of rows", Some(help), ident.span));
+            return Err(self.refuse(
+                "an expression sees one row, not a window of rows",
+                Some(help),
+                ident.span,
+            ));
         }
         if let Some(known) = self.state.scalar_functions().get(&name) {
             if known.signature().volatility == Volatility::Immutable {

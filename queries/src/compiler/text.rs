@@ -91,7 +91,11 @@ pub(crate) fn tokens(text: &str, positions: &Positions<'_>) -> Result<Vec<TokenW
         }
         if depth > NESTING_LIMIT {
             let help = format!("brackets may be nested {NESTING_LIMIT} deep");
-            return Err(syntax("the expression is nested too deeply", Some(help), positions.range(token.span)));
+            return Err(syntax(
+                "the expression is nested too deeply",
+                Some(help),
+                positions.range(token.span),
+            ));
         }
         if operators > OPERATOR_LIMIT {
             let help = "split it, or use IN (…) for a long list of values, or a lookup table".to_owned();

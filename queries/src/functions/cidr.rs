@@ -132,9 +132,13 @@ mod tests {
 
     #[test]
     fn networks_from_a_column() {
-        assert_eq!(crate::functions::testing::eval_texts("cidr_match('10.0.0.1', text)", &["10.0.0.0/8", "x", "::1"]), [
-            "true", "false", "false"
-        ]);
+        assert_eq!(
+            crate::functions::testing::eval_texts(
+                "cidr_match('10.0.0.1', text)",
+                &["10.0.0.0/8", "x", "::1"]
+            ),
+            ["true", "false", "false"]
+        );
     }
 
     #[test]

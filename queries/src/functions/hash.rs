@@ -133,7 +133,9 @@ mod tests {
 
     #[test]
     fn wycheproof() {
-        let Some(text) = shared("wycheproof", "wycheproof/testvectors_v1/hmac_sha256_test.json") else { return };
+        let Some(text) = shared("wycheproof", "wycheproof/testvectors_v1/hmac_sha256_test.json") else {
+            return;
+        };
         let file: serde_json::Value = serde_json::from_str(&text).unwrap();
         let (mut valid, mut invalid) = (0, 0);
         for group in file["testGroups"].as_array().unwrap() {

@@ -17,8 +17,7 @@ use super::function::{Arguments, Constants, Function, Kind, Parameters, failed};
 /// The longest path, in steps.
 const PATH_LIMIT: usize = 64;
 
-const PARAMETERS: Parameters =
-    Parameters { required: &[Kind::Text, Kind::Text], optional: &[], more: None };
+const PARAMETERS: Parameters = Parameters { required: &[Kind::Text, Kind::Text], optional: &[], more: None };
 
 /// `json_get(text, path)`.
 pub(super) static JSON_GET: Function = Function {
@@ -31,7 +30,9 @@ pub(super) static JSON_GET: Function = Function {
     parameters: PARAMETERS,
     returns: |_| DataType::Utf8View,
     check: check_path,
-    evaluate: |arguments| text_column(arguments, |raw| if raw.starts_with('"') { string(raw) } else { Some(raw.into()) }),
+    evaluate: |arguments| {
+        text_column(arguments, |raw| if raw.starts_with('"') { string(raw) } else { Some(raw.into()) })
+    },
 };
 
 /// `json_get_str(text, path)`.
@@ -281,7 +282,8 @@ mod tests {
 
     #[test]
     fn values_by_path() {
-        let json = r#"{"a":{"b":[1,{"c":"x\ny"}],"n":null,"t":true,"f":1e3},"odd.key":2,"é":"ü","d":1,"d":{"e":2}}"#;
+        let json =
+            r#"{"a":{"b":[1,{"c":"x\ny"}],"n":null,"t":true,"f":1e3},"odd.key":2,"é":"ü","d":1,"d":{"e":2}}"#;
         for (path, expected) in [
             ("a.b[0]", "1"),
             ("$.a.b[1].c", "x\ny"),
@@ -348,6 +350,8 @@ mod tests {
             let error = compile_error(&format!("json_get(text, '{path}')"));
             assert!(error.message.contains("is not a path"), "{path}: {error}");
         }
-        assert!(compile_error(&format!("json_get(text, '{}')", "[0]".repeat(65))).message.contains("too long"));
+        assert!(
+            compile_error(&format!("json_get(text, '{}')", "[0]".repeat(65))).message.contains("too long")
+        );
     }
 }

@@ -16,8 +16,7 @@ fn text_batch(column: ArrayRef) -> RecordBatch {
 }
 
 fn run(sql: &str, rows: &RecordBatch) -> Vec<String> {
-    let expression =
-        COMPILER.compile(sql, &rows.schema()).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let expression = COMPILER.compile(sql, &rows.schema()).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let values = expression.evaluate(rows).unwrap_or_else(|error| panic!("{sql}: {error}"));
     assert_eq!(values.len(), rows.num_rows());
     let options = FormatOptions::new().with_null("null");

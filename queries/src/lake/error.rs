@@ -117,8 +117,10 @@ fn describe(error: &DataFusionError, positions: &Positions<'_>) -> SqlError {
             }
             other => SqlError::new("sql::type", other.to_string()),
         },
-        DataFusionError::ResourcesExhausted(message) => SqlError::new("sql::memory", message.lines().next().unwrap_or_default())
-            .help("read fewer columns or rows, or allow more memory"),
+        DataFusionError::ResourcesExhausted(message) => {
+            SqlError::new("sql::memory", message.lines().next().unwrap_or_default())
+                .help("read fewer columns or rows, or allow more memory")
+        }
         DataFusionError::Plan(message) if message.starts_with("Invalid function '") => {
             let name = message.split('\'').nth(1).unwrap_or_default();
             let error = SqlError::new("sql::unknown_function", format!("unknown function `{name}`"));

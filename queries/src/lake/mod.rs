@@ -29,8 +29,8 @@ use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
 use url::Url;
 
-pub use self::error::SqlError;
 use self::error::Failure;
+pub use self::error::SqlError;
 use self::table::LakeTable;
 use crate::compiler::{Positions, depth, nearest_name, tokens};
 use crate::session;
@@ -94,6 +94,7 @@ const DEPTH_LIMIT: usize = 200;
 /// of `options`.
 pub async fn query(sql: &str, options: &Options) -> Result<Answer, SqlError> {
     let (mut sender, receiver) = tokio::sync::oneshot::channel();
+    let timeout = options.timeout;
     let (runtime, sql, options) = (tokio::runtime::Handle::current(), sql.to_owned(), options.clone());
     let work = move || {
         runtime.block_on(async {
@@ -109,30 +110,26 @@ pub async fn query(sql: &str, options: &Options) -> Result<Answer, SqlError> {
         .stack_size(STACK)
         .spawn(work)
         .map_err(|error| SqlError::new("sql::failed", format!("cannot start a thread: {error}")))?;
-    receiver.await.unwrap_or_else(|_| {
-        Err(SqlError::new("sql::failed", "the query failed unexpectedly")
-            .help("this is a bug of Logdrive: please report the query"))
-    })
+    // The clock is watched here and not in the query's own thread: an operator may compute for long before it
+    // lets anything else run.
+    match tokio::time::timeout(timeout, receiver).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(SqlError::new("sql::failed", "the query failed unexpectedly")
+            .help("this is a bug of Logdrive: please report the query")),
+        Err(_) => Err(SqlError::new("sql::timeout", format!("no answer within {} s", timeout.as_secs_f64()))
+            .help("restrict the rows, for instance by a partition column")),
+    }
 }
 
 async fn query_here(sql: &str, options: &Options) -> Result<Answer, SqlError> {
     let positions = Positions::new(sql);
     let statement = parse(sql, &positions)?;
-    let attempts = async {
-        // A sink may replace files (compaction, retention) between our listing and our reading.
-        match attempt(statement.clone(), options, &positions).await {
-            Err(Failure::Vanished(_)) => attempt(statement, options, &positions).await,
-            result => result,
-        }
-    };
-    match tokio::time::timeout(options.timeout, attempts).await {
-        Ok(result) => result.map_err(Failure::into_error),
-        Err(_) => Err(SqlError::new(
-            "sql::timeout",
-            format!("no answer within {} s", options.timeout.as_secs_f64()),
-        )
-        .help("restrict the rows, for instance by a partition column")),
+    // A sink may replace files (compaction, retention) between our listing and our reading.
+    match attempt(statement.clone(), options, &positions).await {
+        Err(Failure::Vanished(_)) => attempt(statement, options, &positions).await,
+        result => result,
     }
+    .map_err(Failure::into_error)
 }
 
 /// Parses, and refuses what does more than read.
@@ -190,11 +187,15 @@ async fn attempt(
             }
             return Err(unknown_table(&reference.to_string(), options).into());
         };
+        if state.table_functions().contains_key(name.as_ref()) {
+            continue;
+        }
         let table = open(name, &context, options, positions).await?;
         context.register_table(reference, table).map_err(failed)?;
     }
     // What SHOW TABLES shows; a sink that has written nothing yet is left out.
-    if matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::ShowTables { .. })) {
+    if matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::ShowTables { .. }))
+    {
         for (name, _) in &options.tables {
             if let Ok(table) = open(name, &context, options, positions).await {
                 context.register_table(TableReference::bare(name.as_str()), table).map_err(failed)?;
@@ -218,7 +219,9 @@ fn check_depth(plan: &LogicalPlan) -> datafusion::common::Result<()> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expression| {
             if depth(expression) > DEPTH_LIMIT {
-                return plan_err!("an expression has more than {DEPTH_LIMIT} operators or calls inside each other");
+                return plan_err!(
+                    "an expression has more than {DEPTH_LIMIT} operators or calls inside each other"
+                );
             }
             Ok(TreeNodeRecursion::Continue)
         })
@@ -279,9 +282,10 @@ async fn open(
     }
     let url = ListingTableUrl::parse(path).map_err(failed)?;
     let state = context.state();
-    let store = state.runtime_env().object_store(&url).map_err(|_| {
-        SqlError::new("sql::unknown_table", format!("there is no access to `{path}`"))
-    })?;
+    let store = state
+        .runtime_env()
+        .object_store(&url)
+        .map_err(|_| SqlError::new("sql::unknown_table", format!("there is no access to `{path}`")))?;
     let files = files::list(store.as_ref(), &url).await.map_err(|error| failed(error.into()))?;
     if files.is_empty() {
         return Err(no_data(name, path).into());

@@ -46,8 +46,7 @@ impl LakeTable {
         store: &Arc<dyn ObjectStore>,
         state: &dyn Session,
     ) -> Result<Self> {
-        let format =
-            Arc::new(ParquetFormat::default().with_options(state.table_options().parquet.clone()));
+        let format = Arc::new(ParquetFormat::default().with_options(state.table_options().parquet.clone()));
         let schemas: Vec<SchemaRef> = futures::stream::iter(&files)
             .map(|file| {
                 let format = Arc::clone(&format);
@@ -78,7 +77,9 @@ impl LakeTable {
             let values = keys.iter().map(|key| value(file, key)).collect();
             let mut entry = PartitionedFile::new_from_meta(file.meta.clone()).with_partition_values(values);
             // Statistics of another type than the table's cannot be compared with its constants.
-            if own.fields().iter().all(|field| inside.field_with_name(field.name()).is_ok_and(|f| f.data_type() == field.data_type())) {
+            if own.fields().iter().all(|field| {
+                inside.field_with_name(field.name()).is_ok_and(|f| f.data_type() == field.data_type())
+            }) {
                 let statistics = format.infer_stats(state, store, Arc::clone(&inside), &file.meta).await?;
                 entry = entry.with_statistics(Arc::new(statistics));
             }

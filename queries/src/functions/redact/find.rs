@@ -118,9 +118,8 @@ fn is_card(digits: &[u8]) -> bool {
 }
 
 fn email(text: &[u8], at: usize) -> Option<Range<usize>> {
-    let is_local = |byte: u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'-')
-    };
+    let is_local =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'-');
     // Each run of local characters is read once, from its start.
     if !is_local(text[at]) || is_local(before(text, at)) {
         return None;
@@ -129,7 +128,8 @@ fn email(text: &[u8], at: usize) -> Option<Range<usize>> {
     if byte(text, sign) != b'@' {
         return None;
     }
-    let mut end = run(text, sign + 1, 255, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    let mut end =
+        run(text, sign + 1, 255, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
     while end > sign + 1 && matches!(text[end - 1], b'.' | b'-') {
         end -= 1;
     }
