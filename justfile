@@ -1,0 +1,31 @@
+# A thin menu: each line is what CI runs, too.
+
+# What a push needs.
+check:
+    cargo fmt --all -- --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# All tests, or those that match a filter.
+test *filter:
+    cargo test --workspace {{filter}}
+
+# Look at and accept changed snapshots.
+golden:
+    INSTA_UPDATE=always cargo test -p logdrive --test config_errors
+
+# Fuzz one target: json, config, buffer or bulk. Needs cargo-fuzz and a nightly compiler.
+fuzz target *args:
+    cargo +nightly fuzz run {{target}} --fuzz-dir benches/fuzz {{args}}
+
+# Benchmarks: decode, or pipeline.
+bench name="decode":
+    cargo bench -p logdrive-benches --bench {{name}}
+
+# The demo.
+demo:
+    cargo run --release -- run examples/shop.yaml
+
+# What CI runs.
+ci:
+    .ci/run

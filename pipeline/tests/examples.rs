@@ -1,0 +1,39 @@
+//! Every pipeline in `examples/` is valid and passes its own tests, as it lies there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a workspace").to_owned()
+}
+
+fn logdrive(command: &str, file: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_logdrive"))
+        .args([command.as_ref(), file.as_os_str()])
+        .current_dir(workspace())
+        .output()
+        .expect("the binary starts")
+}
+
+#[test]
+fn every_example_is_valid_and_passes_its_tests() {
+    let mut n_examples = 0;
+    for entry in std::fs::read_dir(workspace().join("examples")).expect("examples") {
+        let path = entry.expect("a readable folder").path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        n_examples += 1;
+        for command in ["check", "test"] {
+            let output = logdrive(command, &path);
+            assert!(
+                output.status.success(),
+                "`{command} {}` failed: {}{}",
+                path.display(),
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+    assert!(n_examples > 0, "no example was found");
+}
