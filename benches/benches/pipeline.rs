@@ -76,7 +76,8 @@ fn tape(block: &[u8]) -> f64 {
 fn pipeline(block: &Arc<Vec<u8>>, mode: &str) -> (f64, Duration) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let fields: Vec<String> = Lines::schema().fields.iter().map(|(n, t)| format!("{n:?}: {}", yaml(t))).collect();
+    let fields: Vec<String> =
+        Lines::schema().fields.iter().map(|(n, t)| format!("{n:?}: {}", yaml(t))).collect();
     let yaml = format!(
         "data_dir: {:?}\napi: off\nsources:\n  in: {{ type: tcp, listen: \"127.0.0.1:{port}\", decoder: json, \
          buffer: {{ mode: {mode} }}, schema: {{ fields: {{ {} }} }} }}\nsinks:\n  out: {{ type: blackhole, from: [in] }}\n",
@@ -96,7 +97,11 @@ fn pipeline(block: &Arc<Vec<u8>>, mode: &str) -> (f64, Duration) {
         let sender = send(format!("127.0.0.1:{port}"), Arc::clone(block));
         let rows = metrics.sink_rows.with_label_values(&["out"]);
         while rows.get() < EVENTS {
-            assert!(started.elapsed() < Duration::from_secs(300), "{} of {EVENTS} events arrived", rows.get());
+            assert!(
+                started.elapsed() < Duration::from_secs(300),
+                "{} of {EVENTS} events arrived",
+                rows.get()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let took = started.elapsed();
@@ -141,7 +146,8 @@ fn main() {
     let block = Arc::new(block.into_bytes());
     let per_million = 1e6 / EVENTS as f64;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{EVENTS} events of {} bytes; CPU-seconds per million events", block.len() / BLOCK).expect("stdout");
+    writeln!(out, "{EVENTS} events of {} bytes; CPU-seconds per million events", block.len() / BLOCK)
+        .expect("stdout");
     for round in 1..=ROUNDS {
         let (discard, tape) = (discard(&block) * per_million, tape(&block) * per_million);
         let (disk, disk_took) = pipeline(&block, "disk");

@@ -26,9 +26,9 @@ pub enum FieldType {
     /// `ip`: an IPv4 or IPv6 address, kept as text.
     Ip,
     /// `list<T>`.
-    List(Box<FieldType>),
+    List(Box<Self>),
     /// A nested map of fields.
-    Object(Vec<(String, FieldType)>),
+    Object(Vec<(String, Self)>),
     /// `string`.
     String,
     /// `timestamp`: microseconds since the Unix epoch, UTC.

@@ -3,18 +3,18 @@
 pub mod add;
 pub mod cast;
 pub mod edit;
+pub mod geoip;
 pub mod keep;
+pub mod lookup;
 pub mod remove;
 pub mod rename;
 pub mod set;
-#[cfg(test)]
-mod testing;
-pub mod r#where;
-pub mod geoip;
-pub mod lookup;
 pub mod table;
 mod table_columns;
 mod table_file;
+#[cfg(test)]
+mod testing;
+pub mod r#where;
 
 use crate::step::StepEntry;
 

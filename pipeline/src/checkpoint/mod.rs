@@ -132,7 +132,9 @@ impl CheckpointWriter {
     async fn write(&self, cut: u64, states: States) -> Result<(), ConnectorError> {
         let dir = self.dir.clone();
         let written = tokio::task::spawn_blocking(move || write(&dir, cut, &states)).await;
-        written.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(|e| ConnectorError::storage(&self.dir, e))
+        written
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .map_err(|e| ConnectorError::storage(&self.dir, e))
     }
 }
 

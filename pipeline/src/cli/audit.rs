@@ -48,17 +48,23 @@ pub(super) fn run(command: Command) -> Outcome {
             let mut out = format!("the log is intact: {} entries of {}\n", report.size, report.origin);
             writeln!(out, "root {}", report.root).expect("writing to a string cannot fail");
             if report.uncommitted_bytes > 0 {
-                writeln!(out, "{} bytes behind the checkpoint are not part of it yet", report.uncommitted_bytes)
-                    .expect("writing to a string cannot fail");
+                writeln!(
+                    out,
+                    "{} bytes behind the checkpoint are not part of it yet",
+                    report.uncommitted_bytes
+                )
+                .expect("writing to a string cannot fail");
             }
             for stray in &report.strays {
-                writeln!(out, "does not belong here: {}", stray.display()).expect("writing to a string cannot fail");
+                writeln!(out, "does not belong here: {}", stray.display())
+                    .expect("writing to a string cannot fail");
             }
             print(&out)
         }
         Command::Prove { path, check: true, .. } => {
             let text = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let proof: Proof = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+            let proof: Proof =
+                serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
             if proof.verify() {
                 let (index, size) = (proof.index, proof.size);
                 print(&format!("the proof holds: entry {index} is in the tree of {size} entries\n"))

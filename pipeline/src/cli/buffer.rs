@@ -45,13 +45,18 @@ fn render(report: &Report) -> String {
             None => "whole".into(),
         };
         let name = segment.path.file_name().unwrap_or_default().to_string_lossy();
-        writeln!(out, "{name}  from message {}  {} messages  {} bytes  {state}", segment.first, segment.messages, segment.bytes)
-            .expect("writing to a string cannot fail");
+        writeln!(
+            out,
+            "{name}  from message {}  {} messages  {} bytes  {state}",
+            segment.first, segment.messages, segment.bytes
+        )
+        .expect("writing to a string cannot fail");
     }
     if let Some(delivered) = report.delivered {
         writeln!(out, "delivered before message {delivered}").expect("writing to a string cannot fail");
     }
-    writeln!(out, "{} messages wait for delivery", report.undelivered_messages).expect("writing to a string cannot fail");
+    writeln!(out, "{} messages wait for delivery", report.undelivered_messages)
+        .expect("writing to a string cannot fail");
     for file in &report.damaged_files {
         writeln!(out, "cut off earlier: {}", file.display()).expect("writing to a string cannot fail");
     }

@@ -30,7 +30,7 @@ struct Seen {
     n: usize,
     kinds: BTreeMap<&'static str, usize>,
     children: Fields,
-    items: Option<Box<Seen>>,
+    items: Option<Box<Self>>,
 }
 
 /// Fields in the order in which they were first seen.

@@ -44,10 +44,12 @@ pub(super) fn tap(command: &Tap) -> Outcome {
         while left > 0 {
             let next = async { body.next().await };
             let chunk = match deadline {
-                Some(at) => match tokio::time::timeout(at.saturating_duration_since(Instant::now()), next).await {
-                    Ok(chunk) => chunk,
-                    Err(_) => break,
-                },
+                Some(at) => {
+                    match tokio::time::timeout(at.saturating_duration_since(Instant::now()), next).await {
+                        Ok(chunk) => chunk,
+                        Err(_) => break,
+                    }
+                }
                 None => next.await,
             };
             let Some(chunk) = chunk else { break };

@@ -73,7 +73,8 @@ fn run_case(
     let case = plan.tests.swap_remove(idx);
     let mut stand = Stand::default();
     for source in 0..plan.sources.len() {
-        let messages = case.input.iter().find(|(s, _)| *s == source).map(|(_, m)| m.clone()).unwrap_or_default();
+        let messages =
+            case.input.iter().find(|(s, _)| *s == source).map(|(_, m)| m.clone()).unwrap_or_default();
         let name = Arc::clone(&plan.sources[source].name);
         stand.sources.insert(source, Box::new(Listed { name, messages, given: false }));
     }
@@ -89,7 +90,8 @@ fn run_case(
         stand.sinks.insert(sink, Box::new(Capture(Arc::clone(rows))));
     }
     Ok(async move {
-        let running = topology::start(plan, Arc::new(Metrics::new()), stand).await.map_err(|e| e.to_string())?;
+        let running =
+            topology::start(plan, Arc::new(Metrics::new()), stand).await.map_err(|e| e.to_string())?;
         running.wait().await.map_err(|e| e.to_string())?;
         drop(dir);
         let rows = |input: Input| {

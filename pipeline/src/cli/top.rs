@@ -67,7 +67,8 @@ fn wait_for_quit() -> std::io::Result<bool> {
 
 fn draw(frame: &mut Frame<'_>, before: &Status, now: &Status) {
     let [head, body, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(1)]).areas(frame.area());
+        Layout::vertical([Constraint::Length(1), Constraint::Min(3), Constraint::Length(1)])
+            .areas(frame.area());
     let findings: Vec<_> = now.findings.iter().map(|(severity, n)| format!("{severity} {n}")).collect();
     let findings = if findings.is_empty() { "none".to_owned() } else { findings.join("  ") };
     let title = format!(" logdrive   findings: {findings}   rejects: {}", now.rejects);

@@ -14,8 +14,16 @@ use super::plan::QueueConfig;
 
 /// The keys of a file's top level.
 const SECTIONS: &[&str] = &[
-    "api", "data_dir", "detectors", "drain_timeout", "in_flight_max_bytes", "sinks", "sources", "streams",
-    "tests", "workers",
+    "api",
+    "data_dir",
+    "detectors",
+    "drain_timeout",
+    "in_flight_max_bytes",
+    "sinks",
+    "sources",
+    "streams",
+    "tests",
+    "workers",
 ];
 
 /// A name in a `from`.
@@ -320,7 +328,8 @@ fn read_stream(key: &Key, node: &Node, streams: &mut Vec<StreamDraft>, errors: &
         };
         if step.name == "route" {
             if idx + 1 < items.len() {
-                let error = ConfigError::new("config::invalid_value", step.span, "`route` is not the last step");
+                let error =
+                    ConfigError::new("config::invalid_value", step.span, "`route` is not the last step");
                 errors.push(error.with_help("steps behind it belong in streams that read its routes"));
             }
             routes = read_routes(key, config, errors);

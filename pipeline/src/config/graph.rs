@@ -55,7 +55,8 @@ fn mermaid(nodes: &[(String, String, &str)], edges: &[(String, String)]) -> Stri
             "sink" => ("[(", ")]"),
             _ => ("[", "]"),
         };
-        writeln!(out, "    n{}{open}\"{name}<br/><small>{label}</small>\"{close}", id(name)).expect("a string");
+        writeln!(out, "    n{}{open}\"{name}<br/><small>{label}</small>\"{close}", id(name))
+            .expect("a string");
     }
     for (from, to) in edges {
         writeln!(out, "    n{} --> n{}", id(from), id(to)).expect("a string");

@@ -138,11 +138,17 @@ pub struct SinkPlan {
 #[serde(deny_unknown_fields)]
 pub struct QueueConfig {
     /// How much may wait on disk. Beyond it the sources are slowed. 0 turns the queue off.
-    #[serde(default = "QueueConfig::max_bytes_default", deserialize_with = "logdrive_schemas::component::bytes")]
+    #[serde(
+        default = "QueueConfig::max_bytes_default",
+        deserialize_with = "logdrive_schemas::component::bytes"
+    )]
     #[schemars(with = "String")]
     pub max_bytes: u64,
     /// How much may wait in memory before the queue is used.
-    #[serde(default = "QueueConfig::memory_bytes_default", deserialize_with = "logdrive_schemas::component::bytes")]
+    #[serde(
+        default = "QueueConfig::memory_bytes_default",
+        deserialize_with = "logdrive_schemas::component::bytes"
+    )]
     #[schemars(with = "String")]
     pub memory_bytes: u64,
 }

@@ -33,6 +33,7 @@ pub fn render(files: &Files, errors: &[ConfigError], color: bool) -> String {
         }
     }
     let n = errors.len();
-    writeln!(out, "{n} error{} found", if n == 1 { "" } else { "s" }).expect("writing to a string cannot fail");
+    writeln!(out, "{n} error{} found", if n == 1 { "" } else { "s" })
+        .expect("writing to a string cannot fail");
     out
 }

@@ -12,9 +12,7 @@ use logdrive_schemas::component::{ConfigError, Node, NodeKind, Scalar, Span};
 use logdrive_schemas::{Edit, Finding, Layout, RowSchema, reject};
 
 use super::draft::{DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft};
-use super::plan::{
-    DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan,
-};
+use super::plan::{DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan};
 
 /// What planning needs from outside the configuration.
 #[derive(Clone, Debug)]
@@ -39,11 +37,7 @@ struct Round {
 
 /// Plans a configuration whose sections are read. The order of planning is: names, edges, types with every declared
 /// field, needs, types again with only the needed fields.
-pub(super) fn resolve(
-    mut draft: Draft,
-    cx: &PlanContext,
-    errors: &mut Vec<ConfigError>,
-) -> Option<Plan> {
+pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<ConfigError>) -> Option<Plan> {
     let names = collect_names(&draft, errors);
     add_default_rejects_sink(&mut draft);
     let order = order_streams(&draft.streams, &names, errors);
@@ -54,7 +48,9 @@ pub(super) fn resolve(
     let round = plan_round(&draft, &names, &all, cx, errors);
     if draft.sources.is_empty() {
         let help = "add one under `sources:`, such as `in: { type: stdin, decoder: json }`";
-        errors.push(ConfigError::new("config::no_source", Span::default(), "there is no source").with_help(help));
+        errors.push(
+            ConfigError::new("config::no_source", Span::default(), "there is no source").with_help(help),
+        );
     }
     if !errors.is_empty() {
         return None;
@@ -65,15 +61,16 @@ pub(super) fn resolve(
     if !errors.is_empty() {
         return None;
     }
-    let sinks = draft.sinks.into_iter().zip(round.sinks).map(|(draft, (inputs, filters, guarantee, _))| SinkPlan {
-        name: draft.key.name.into(),
-        entry: draft.entry,
-        node: draft.node,
-        inputs,
-        filters,
-        guarantee,
-        queue: draft.queue,
-    });
+    let sinks =
+        draft.sinks.into_iter().zip(round.sinks).map(|(draft, (inputs, filters, guarantee, _))| SinkPlan {
+            name: draft.key.name.into(),
+            entry: draft.entry,
+            node: draft.node,
+            inputs,
+            filters,
+            guarantee,
+            queue: draft.queue,
+        });
     let mut sinks: Vec<_> = sinks.collect();
     // What reads rejects comes last: the rejects of every other sink flow into it.
     sinks.sort_by_key(|sink| sink.inputs.contains(&Input::Rejects));
@@ -213,8 +210,11 @@ fn inputs(
         match names.get(&reference.name) {
             Some(input) if allowed(*input) => found.push(*input),
             _ => {
-                let mut valid: Vec<_> =
-                    names.iter().filter(|(_, input)| allowed(**input)).map(|(name, _)| name.as_str()).collect();
+                let mut valid: Vec<_> = names
+                    .iter()
+                    .filter(|(_, input)| allowed(**input))
+                    .map(|(name, _)| name.as_str())
+                    .collect();
                 valid.sort_unstable();
                 errors.push(ConfigError::unknown_name(
                     "config::unknown_input",
@@ -239,7 +239,9 @@ fn plan_round(
 ) -> Round {
     let mut round = Round::default();
     for (idx, (source, schema)) in draft.sources.iter().zip(schemas).enumerate() {
-        round.lanes.insert(Input::Source(idx), source_lane(idx, source, schema, errors).into_iter().collect());
+        round
+            .lanes
+            .insert(Input::Source(idx), source_lane(idx, source, schema, errors).into_iter().collect());
     }
     round.lanes.insert(Input::Rejects, vec![fixed_lane(reject::schema(), "received_at")]);
     for stream in &draft.streams {
@@ -430,9 +432,7 @@ fn needs(draft: &Draft, round: &Round) -> Vec<BTreeSet<String>> {
             after.entry(input).or_default().extend(needed);
         }
     }
-    (0..draft.sources.len())
-        .map(|idx| after.remove(&(Input::Source(idx), 0)).unwrap_or_default())
-        .collect()
+    (0..draft.sources.len()).map(|idx| after.remove(&(Input::Source(idx), 0)).unwrap_or_default()).collect()
 }
 
 fn lanes_of<'a>(
@@ -474,4 +474,3 @@ fn cut_down(schema: &RowSchema, needed: &BTreeSet<String>) -> RowSchema {
     let fields = schema.fields.iter().filter(|(name, _)| needed.contains(name)).cloned().collect();
     RowSchema { fields, ..schema.clone() }
 }
-

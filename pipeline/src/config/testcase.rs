@@ -24,13 +24,18 @@ fn read_one(
         errors.push(ConfigError::wrong_type(node, "a map with `name`, `input` and `expect`"));
         return None;
     };
-    let mut case =
-        TestCase { name: format!("test {}", idx + 1), span: node.span, input: Vec::new(), expect: Vec::new() };
+    let mut case = TestCase {
+        name: format!("test {}", idx + 1),
+        span: node.span,
+        input: Vec::new(),
+        expect: Vec::new(),
+    };
     for (key, value) in entries {
         match key.name.as_str() {
             "name" => case.name = value.as_str().unwrap_or_default().to_owned(),
             "input" => {
-                for (input, items) in named(value, names, "source", |i| matches!(i, Input::Source(_)), errors) {
+                for (input, items) in named(value, names, "source", |i| matches!(i, Input::Source(_)), errors)
+                {
                     let Input::Source(source) = input else { continue };
                     // A message may be written as text, or as YAML for what would be JSON.
                     let text = |item: &Node| match &item.kind {

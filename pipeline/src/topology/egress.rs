@@ -19,7 +19,7 @@ use super::queue::Waker;
 #[derive(Debug)]
 pub(super) enum ToSink {
     /// Rows of this epoch.
-    Batch { epoch: u64, worker: usize, batch: Batch },
+    Batch { epoch: u64, worker: usize, batch: Box<Batch> },
     /// This worker will send nothing before this epoch; `u64::MAX` when it will send nothing more at all.
     Frontier { worker: usize, epoch: u64 },
 }
@@ -85,7 +85,7 @@ pub(super) fn attach<'scope>(
                 held.entry(epoch).or_insert_with(|| time.retain(0));
                 for batch in std::mem::take(&mut batches.0) {
                     // The task outlives the dataflow; if it is gone the process is ending.
-                    to_sink.send(ToSink::Batch { epoch, worker, batch }).ok();
+                    to_sink.send(ToSink::Batch { epoch, worker, batch: Box::new(batch) }).ok();
                 }
             });
             let frontier = frontiers[0].frontier().first().copied().unwrap_or(u64::MAX);

@@ -13,7 +13,9 @@ pub const EPOCH: Duration = Duration::from_millis(100);
 /// Now, in microseconds since the Unix epoch.
 #[must_use]
 pub fn now_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// The current epoch, shared by all sources. A clock that is set back only makes epochs longer.

@@ -176,7 +176,6 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     tokio::spawn(frontiers.clone().run(stop_ticks.clone()));
     tokio::spawn(Arc::clone(&epochs).run(stop_ticks.clone()));
 
-
     reload::spawn(&runtime, stop_ticks.clone());
 
     let n_active = Arc::new(AtomicUsize::new(runtime.plan.sources.len()));
@@ -259,7 +258,7 @@ impl Running {
                 },
                 // The checkpoint writer lives as long as the dataflow: once that is done nothing more can come.
                 () = self.dataflow.cancelled() => {
-                    while self.tasks.len() > 0 {
+                    while !self.tasks.is_empty() {
                         match tokio::time::timeout(Duration::from_secs(1), self.tasks.join_next()).await {
                             Ok(Some(Ok((component, Err(source))))) => {
                                 return Err(RunError::Connector { component, source });
@@ -411,8 +410,7 @@ async fn spawn_dataflow(
     let (worker_runtime, worker_abandon) = (Arc::clone(runtime), Arc::clone(&abandon));
     let guards = timely::execute(timely::Config::process(n_workers), move |worker| {
         let queues = worker_runtime.take_queues(worker.index());
-        let probe: ProbeHandle<u64> =
-            worker.dataflow(|scope| worker::build(scope, &worker_runtime, queues));
+        let probe: ProbeHandle<u64> = worker.dataflow(|scope| worker::build(scope, &worker_runtime, queues));
         built_sender.send(()).ok();
         while worker.step_or_park(Some(Duration::from_millis(100))) {
             if worker_abandon.load(Ordering::Acquire) {

@@ -30,7 +30,9 @@ impl Positions {
     pub(super) fn open(path: Option<PathBuf>) -> Result<Self, ConnectorError> {
         let offsets = match &path {
             Some(path) => match std::fs::read(path) {
-                Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| ConnectorError::storage(path, e.into()))?,
+                Ok(bytes) => {
+                    serde_json::from_slice(&bytes).map_err(|e| ConnectorError::storage(path, e.into()))?
+                }
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
                 Err(e) => return Err(ConnectorError::storage(path, e)),
             },

@@ -39,7 +39,9 @@ fn reload(runtime: &Runtime) {
                     info!(table = table.name(), "Table reloaded.");
                 }
                 Ok(false) => {}
-                Err(error) => warn!(table = table.name(), %error, "The new file is not usable; the old stays."),
+                Err(error) => {
+                    warn!(table = table.name(), %error, "The new file is not usable; the old stays.")
+                }
             }
         }
     }

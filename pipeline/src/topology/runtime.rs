@@ -37,8 +37,7 @@ impl Runtime {
     }
 
     pub(super) fn checkpoint(&self) -> Arc<dyn Checkpoint> {
-        let checkpoints = Arc::clone(&self.checkpoints);
-        checkpoints
+        Arc::<Checkpoints>::clone(&self.checkpoints)
     }
 
     pub(super) fn detector_counters(&self) -> Arc<dyn DetectorCounters> {

@@ -130,7 +130,9 @@ impl Inbox {
 
     fn take(&mut self, message: ToSink) {
         match message {
-            ToSink::Batch { epoch, worker, batch } => self.open.entry(epoch).or_default().push((worker, batch)),
+            ToSink::Batch { epoch, worker, batch } => {
+                self.open.entry(epoch).or_default().push((worker, *batch))
+            }
             ToSink::Frontier { worker, epoch } => {
                 self.frontiers[worker] = epoch;
                 let complete = self.complete();
@@ -281,7 +283,8 @@ impl SinkTask {
                     connected = false;
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     warn!(sink = %self.name, %error, cause, "Sink failed; trying again.");
-                    let kind = if matches!(error, ConnectorError::Busy { .. }) { "busy" } else { "disconnected" };
+                    let kind =
+                        if matches!(error, ConnectorError::Busy { .. }) { "busy" } else { "disconnected" };
                     self.metrics.sink_errors.with_label_values(&[&*self.name, kind]).inc();
                     let wait = match error {
                         ConnectorError::Busy { after: Some(after), .. } => after.min(RETRY_MAX),
@@ -367,13 +370,12 @@ impl SinkTask {
 
     /// The next batch: from disk while there is something, then from memory.
     fn next(&mut self) -> Result<Option<Item>, ConnectorError> {
-        if let Some(queue) = self.window.queue.as_mut().filter(|queue| !queue.is_empty()) {
-            if let Some((epoch, batch)) = queue.read()? {
-                return Ok(Some(Item { epoch: epoch.0, worker: 0, batch, place: Place::FromDisk }));
-            }
-            // All of the disk queue is written; it is empty once that is flushed. Rows in memory come behind it, and
-            // may be written now.
+        if let Some(queue) = self.window.queue.as_mut().filter(|queue| !queue.is_empty())
+            && let Some((epoch, batch)) = queue.read()?
+        {
+            return Ok(Some(Item { epoch: epoch.0, worker: 0, batch, place: Place::FromDisk }));
         }
+        // All of the disk queue is written, and empty once that is flushed. Rows in memory come behind it.
         Ok(self.inbox.pop())
     }
 
@@ -400,7 +402,10 @@ impl SinkTask {
             window.reject(rejects, window.held())?;
         }
         self.window.flushed()?;
-        self.metrics.sink_flush_seconds.with_label_values(&[&self.name]).observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .sink_flush_seconds
+            .with_label_values(&[&self.name])
+            .observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -417,7 +422,8 @@ fn unordered(rejects: Batch) -> Batch {
     let origin = Origin { ordered: false, ..Origin::clone(rejects.origin()) };
     let (original, offsets) = (rejects.original().clone(), rejects.offsets().clone());
     let layout = Arc::clone(rejects.layout());
-    Batch::new(rejects.rows().clone(), original, offsets, Arc::new(origin), layout).expect("it has the same rows")
+    Batch::new(rejects.rows().clone(), original, offsets, Arc::new(origin), layout)
+        .expect("it has the same rows")
 }
 
 /// Waits for the far end, taking in what arrives and spilling it if it takes too long.

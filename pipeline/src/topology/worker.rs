@@ -61,7 +61,8 @@ pub(super) fn build<'scope>(
     };
     for (idx, detector) in plan.detectors.iter().enumerate() {
         let inputs = inputs_of(&lanes, &detector.inputs);
-        let aligned: Vec<_> = inputs.into_iter().map(|s| align(s, Arc::clone(&detector.input.schema))).collect();
+        let aligned: Vec<_> =
+            inputs.into_iter().map(|s| align(s, Arc::clone(&detector.input.schema))).collect();
         let input = scope.concatenate(aligned);
         let (findings, refused) = detector.detector.attach(input, &worker_cx);
         let findings = tapped(&detector.name, Input::Detector(idx), findings, runtime);
@@ -126,8 +127,8 @@ fn ingest<'scope>(
     queue: QueueReceiver,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
     let source = &runtime.plan.sources[idx];
-    let mut decoder: Box<dyn Decoder> =
-        (source.decoder.build)(&source.decoder_node, &source.demand).expect("the plan built the same decoder");
+    let mut decoder: Box<dyn Decoder> = (source.decoder.build)(&source.decoder_node, &source.demand)
+        .expect("the plan built the same decoder");
     let mut builder = OperatorBuilder::new(format!("source:{}", source.name), scope);
     let (rows, rows_stream) = builder.new_output::<Batches>();
     let (rejects, rejects_stream) = builder.new_output::<Batches>();
