@@ -1,7 +1,7 @@
 //! `logdrive buffer`: looks at or mends the write-ahead buffer of a source that does not run.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -25,8 +25,8 @@ pub(super) enum Command {
 
 pub(super) fn run(command: Command) -> Outcome {
     let result = match &command {
-        Command::Check { dir } => inspect::check(dir),
-        Command::Repair { dir } => inspect::repair(dir),
+        Command::Check { dir } => inspect::check(&folder(dir)),
+        Command::Repair { dir } => inspect::repair(&folder(dir)),
     };
     let report = result.map_err(|error| {
         let cause = std::error::Error::source(&error).map(|e| format!(": {e}")).unwrap_or_default();
@@ -34,6 +34,12 @@ pub(super) fn run(command: Command) -> Outcome {
     })?;
     print(&render(&report))?;
     Ok(if report.damage.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The buffer lies in a folder of its own inside the source's.
+fn folder(dir: &Path) -> PathBuf {
+    let inner = dir.join("buffer");
+    if inner.is_dir() { inner } else { dir.to_owned() }
 }
 
 fn render(report: &Report) -> String {

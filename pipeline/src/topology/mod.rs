@@ -1,7 +1,7 @@
 //! The running pipeline: the only place where tokio and timely meet.
 //!
 //! Connectors run as tokio tasks, one per source and one per sink. Operators run on timely workers, one thread each.
-//! Between them lie queues: [`queue`] into the dataflow, [`egress`] out of it. What is in flight is bounded per
+//! Between them lie queues: `queue` into the dataflow, `egress` out of it. What is in flight is bounded per
 //! source by credits in bytes; no other queue grows beyond that.
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! The catalogue of event schemas: what an e-commerce platform logs, by type of event.
 //!
 //! Names follow ECS where ECS has one, but flat, as people write them: `ip` rather than `source.ip`, `service` rather
-//! than `service.name`. One list of fields ([`fields::FIELDS`]) is the truth; the row schemas, the index template of
+//! than `service.name`. One list of fields (`fields::FIELDS`) is the truth; the row schemas, the index template of
 //! Elasticsearch and OpenSearch, and the JSON Schema derive from it.
 //!
 //! A name means the same in every type of event, so that `ecommerce`, the union of all, has one type per field:

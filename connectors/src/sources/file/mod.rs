@@ -16,7 +16,7 @@
 //!   `paths` names it or not, so what was copied but not yet read is not lost. What is written between copy and
 //!   truncation is lost by the rotation itself, as with every reader.
 //!
-//! All file access happens on a blocking thread, in [`tailer::Tailer`], which knows nothing of tokio.
+//! All file access happens on a blocking thread, in `tailer::Tailer`, which knows nothing of tokio.
 
 mod identity;
 mod read;

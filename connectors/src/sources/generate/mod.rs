@@ -1,7 +1,7 @@
 //! The `generate` source: a seeded simulator of an e-commerce platform, as a log that can be read again.
 //!
 //! The offset of a message is the number of the event, and an event is a pure function of seed, number and start
-//! ([`shop`]), so a resume gives the same bytes. What must be remembered is the start, if it was not configured.
+//! (`shop`), so a resume gives the same bytes. What must be remembered is the start, if it was not configured.
 
 mod events;
 mod json;
