@@ -52,7 +52,7 @@ fn into_default() -> String {
 
 impl Component for Geoip {
     const NAME: &'static str = "geoip";
-    const EXAMPLE: &'static str = "geoip: { field: ip, into: geo, database: city.mmdb }\n";
+    const EXAMPLE: &'static str = "geoip: { field: ip, into: geo, database: examples/geo.csv }\n";
 }
 
 impl StepConfig for Geoip {
