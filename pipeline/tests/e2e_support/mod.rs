@@ -254,7 +254,11 @@ impl Pipeline {
         let mut last = None;
         let deadline = Instant::now() + PATIENCE;
         while last != Some(value) {
-            assert!(Instant::now() < deadline, "{name}{{{labels}}} is {last:?}, not {value}:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "{name}{{{labels}}} is {last:?}, not {value}:\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(50));
             last = self.metric(name, labels);
         }
@@ -283,7 +287,8 @@ pub(crate) fn try_http(
 ) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let kind = if content_type.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
+    let kind =
+        if content_type.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n{kind}content-length: {}\r\n\r\n",
         body.len()
@@ -294,7 +299,8 @@ pub(crate) fn try_http(
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    let status =
+        head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
     Ok((status, body.to_owned()))
 }
 
