@@ -4,8 +4,11 @@
 //!
 //! `LOGDRIVE_KILLS` sets the number of kills, `LOGDRIVE_KILL_SEED` repeats a run's choices (not its timing).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, helpers included")]
+
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,7 +130,9 @@ fn clock() -> u32 {
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 /// Runs, kills `n_kills` times, lets one run end properly, and compares.
@@ -166,9 +171,21 @@ async fn kill_many(seed: u64, n_kills: usize, manners: Manners) -> (Verdict, Sea
     (verdict, search)
 }
 
-fn first_faults(verdict: &Verdict) -> String {
-    let faults: Vec<String> = verdict.faults.iter().take(20).map(|fault| format!("{fault:?}")).collect();
-    format!("{} promises not kept, among them:\n{}", verdict.faults.len(), faults.join("\n"))
+/// Faults counted by what they are, and some of them.
+fn summary(verdict: &Verdict) -> String {
+    let mut kinds = BTreeMap::<String, usize>::new();
+    for fault in &verdict.faults {
+        let kind = match fault {
+            Fault::Lost { sink, seq } => format!("lost in {sink}, sent by {:?}", Channel::of(*seq)),
+            Fault::Twice { sink, seq } => format!("twice in {sink}, sent by {:?}", Channel::of(*seq)),
+            Fault::Altered { sink, .. } => format!("altered in {sink}"),
+            Fault::Invented { sink, .. } => format!("invented in {sink}"),
+            Fault::Torn { .. } => "torn rejects".to_owned(),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let examples: Vec<String> = verdict.faults.iter().take(10).map(|fault| format!("{fault:?}")).collect();
+    format!("promises not kept: {kinds:?}, such as\n{}", examples.join("\n"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,7 +195,7 @@ async fn killed_at_any_moment_it_loses_and_doubles_nothing() {
     println!("seed {seed}");
     let manners = Manners { lost_answer_one_in: 30, busy_item_one_in: 400, lie_one_in: 0, delay_max: 40 };
     let (verdict, search) = kill_many(seed, n_kills, manners).await;
-    assert!(verdict.faults.is_empty(), "{}", first_faults(&verdict));
+    assert!(verdict.faults.is_empty(), "{}", summary(&verdict));
     // Otherwise it was no test: nothing was under way when it was killed.
     assert!(0 < search.n_conflicts(), "nothing was ever sent twice");
     assert!(1000 < verdict.n_acknowledged && 0 < verdict.n_rejects);
@@ -231,21 +248,27 @@ fn the_comparison_sees_what_is_wrong() {
         judge(&books, &found, 1).faults.into_iter().collect::<Vec<_>>()
     };
     assert_eq!(faults(&|_| {}), []);
-    assert_eq!(faults(&|found| found.search.push(document(3).to_string())), [Fault::Twice {
-        sink: "search",
-        seq: 3
-    }]);
+    assert_eq!(
+        faults(&|found| found.search.push(document(3).to_string())),
+        [Fault::Twice { sink: "search", seq: 3 }]
+    );
     assert_eq!(faults(&|found| found.lake.push((4, line(7, 4)))), [Fault::Twice { sink: "lake", seq: 4 }]);
-    assert_eq!(faults(&|found| found.ledger.retain(|body| body["seq"] != 5)), [Fault::Lost {
-        sink: "ledger",
-        seq: 5
-    }]);
+    assert_eq!(
+        faults(&|found| found.ledger.retain(|body| body["seq"] != 5)),
+        [Fault::Lost { sink: "ledger", seq: 5 }]
+    );
     assert_eq!(faults(&|found| drop(found.rejects.remove(1))), [Fault::Lost { sink: "rejects", seq: 22 }]);
     assert_eq!(faults(&|found| found.rejects.push(line(7, 21))), []);
-    assert_eq!(faults(&|found| found.lake.push((30, line(7, 30)))), [Fault::Invented { sink: "lake", seq: 30 }]);
+    assert_eq!(
+        faults(&|found| found.lake.push((30, line(7, 30)))),
+        [Fault::Invented { sink: "lake", seq: 30 }]
+    );
     let altered = faults(&|found| found.lake[2].1.push(' '));
     assert!(altered.iter().any(|fault| matches!(fault, Fault::Altered { sink: "lake", .. })), "{altered:?}");
     let altered = faults(&|found| found.ledger[0]["amount"] = json!(0.5));
-    assert!(altered.iter().any(|fault| matches!(fault, Fault::Altered { sink: "ledger", .. })), "{altered:?}");
+    assert!(
+        altered.iter().any(|fault| matches!(fault, Fault::Altered { sink: "ledger", .. })),
+        "{altered:?}"
+    );
     assert_eq!(faults(&|found| found.n_torn = 2), [Fault::Torn { n_lines: 2 }]);
 }

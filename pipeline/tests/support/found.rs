@@ -58,7 +58,8 @@ pub(crate) fn ledger(dir: &Path) -> Vec<Value> {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     let exported = command(&["audit", "export", dir]);
     assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
-    let entries = serde_json::Deserializer::from_slice(&exported.stdout).into_iter::<Value>().map(Result::unwrap);
+    let entries =
+        serde_json::Deserializer::from_slice(&exported.stdout).into_iter::<Value>().map(Result::unwrap);
     entries.filter(|entry| entry["type"] == "event").map(|mut entry| entry["body"].take()).collect()
 }
 

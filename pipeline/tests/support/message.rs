@@ -69,7 +69,8 @@ pub(crate) fn is_malformed(seq: u64) -> bool {
 /// A message as it is sent, without the line's end. `seq`, `via` and `text` are declared in the pipeline's schema,
 /// `amount` and `more` are not: they must travel untouched.
 pub(crate) fn line(seed: u64, seq: u64) -> String {
-    const WORDS: [&str; 8] = ["pay", "Größe", "\\\"quoted\\\"", "\\u00e9t\\u00e9", "\\n", "日本", "\\\\", "🙂"];
+    const WORDS: [&str; 8] =
+        ["pay", "Größe", "\\\"quoted\\\"", "\\u00e9t\\u00e9", "\\n", "日本", "\\\\", "🙂"];
     let mut dice = Dice::new(seed ^ seq.wrapping_mul(0xD6E8_FEB8_6659_FD93));
     let via = Channel::of(seq).name();
     let mut line = format!("{{\"seq\":{seq},\"via\":\"{via}\",\"text\":\"");

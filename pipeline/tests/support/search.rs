@@ -141,7 +141,8 @@ impl Index {
         let mut items = Vec::new();
         while let (Some(action), Some(document)) = (lines.next(), lines.next()) {
             let action: Value = serde_json::from_str(action).unwrap();
-            let name = |key| action["create"][key].as_str().expect("an index and an id of the sink's").to_owned();
+            let name =
+                |key| action["create"][key].as_str().expect("an index and an id of the sink's").to_owned();
             items.push(json!({"create": self.create((name("_index"), name("_id")), document)}));
         }
         items

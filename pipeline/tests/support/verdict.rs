@@ -96,7 +96,8 @@ pub(crate) fn judge(books: &Books, found: &Found, n_kills: usize) -> Verdict {
 
     let rejects = sinks.remove("rejects").unwrap_or_default();
     for (sink, counts) in &sinks {
-        faults.extend(counts.iter().filter(|(_, n)| 1 < **n).map(|(seq, _)| Fault::Twice { sink, seq: *seq }));
+        faults
+            .extend(counts.iter().filter(|(_, n)| 1 < **n).map(|(seq, _)| Fault::Twice { sink, seq: *seq }));
     }
     let acknowledged = books.acknowledged();
     for seq in acknowledged.iter().copied() {
