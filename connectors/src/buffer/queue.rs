@@ -20,16 +20,25 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Batches on disk, first in, first out; they survive a crash once they are synced.
 ///
 /// There are two ways to empty it: [`Self::front`] and [`Self::pop`] one by one, or [`Self::read`] several, write them
-/// to the sink, and after its flush [`Self::pop_read`] them at once ([`Self::rewind`] instead if it failed).
+/// to the sink, and after its flush [`Self::pop_first`] them at once ([`Self::rewind`] instead if it failed).
 pub struct DiskQueue {
     store: Store,
     reader: Reader,
     bytes_max: u64,
     bytes: u64,
-    /// The number after each batch that is not popped, and its bytes on disk.
-    waiting: VecDeque<(u64, u64)>,
+    /// The batches that are not popped.
+    waiting: VecDeque<Waiting>,
     /// How many of them were read.
     n_read: usize,
+}
+
+/// A batch on disk.
+struct Waiting {
+    /// The number after it.
+    end: u64,
+    /// Its bytes on disk.
+    bytes: u64,
+    epoch: Epoch,
 }
 
 impl DiskQueue {
@@ -39,16 +48,21 @@ impl DiskQueue {
     /// `Refused` if another process uses it; `Storage` if it is damaged or the disk fails.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, ConnectorError> {
         let mut waiting = VecDeque::new();
-        let (store, opened) = Store::open(dir, SEGMENT_BYTES_MAX, Box::new(RealDisk), &mut |frame, _| {
-            waiting.push_back((frame.end(), (frame.body.len() + frame::HEADER) as u64));
-            frame.count == 1 && 8 <= frame.body.len()
+        let (store, opened) = Store::open(dir, SEGMENT_BYTES_MAX, Box::new(RealDisk), &mut |frame, data| {
+            if frame.count != 1 || frame.body.len() < 8 {
+                return false;
+            }
+            let bytes = (frame.body.len() + frame::HEADER) as u64;
+            let epoch = Epoch(u64::from_le_bytes(array(&data[frame.body.clone()])));
+            waiting.push_back(Waiting { end: frame.end(), bytes, epoch });
+            true
         })?;
         if 0 < opened.truncated {
             let bytes = opened.truncated;
             warn!(dir = %dir.display(), bytes, "Cut off a torn tail of the queue, as a crash leaves it.");
         }
-        waiting.retain(|(end, _)| opened.delivered < *end);
-        let bytes = waiting.iter().map(|(_, bytes)| bytes).sum();
+        waiting.retain(|batch: &Waiting| opened.delivered < batch.end);
+        let bytes = waiting.iter().map(|batch| batch.bytes).sum();
         let reader = Reader::new(dir, store.identity().key);
         Ok(Self { store, reader, bytes_max, bytes, waiting, n_read: 0 })
     }
@@ -70,7 +84,7 @@ impl DiskQueue {
             out.extend_from_slice(&stream);
         });
         self.store.append(&bytes, number + 1)?;
-        self.waiting.push_back((number + 1, bytes.len() as u64));
+        self.waiting.push_back(Waiting { end: number + 1, bytes: bytes.len() as u64, epoch });
         self.bytes += bytes.len() as u64;
         Ok(())
     }
@@ -96,7 +110,7 @@ impl DiskQueue {
     /// # Errors
     /// `Storage`; the batch may come again after a restart.
     pub fn pop(&mut self) -> Result<(), ConnectorError> {
-        self.pop_many(1)
+        self.pop_first(1)
     }
 
     /// The next batch that was not read since the last [`Self::rewind`].
@@ -109,6 +123,12 @@ impl DiskQueue {
         Ok(next)
     }
 
+    /// The epoch of the batch that [`Self::read`] gives next.
+    #[must_use]
+    pub fn next_epoch(&self) -> Option<Epoch> {
+        self.waiting.get(self.n_read).map(|batch| batch.epoch)
+    }
+
     /// Starts reading again at the oldest batch.
     pub fn rewind(&mut self) {
         self.n_read = 0;
@@ -117,14 +137,6 @@ impl DiskQueue {
     /// Counts the next `n` batches as read: their reader has them already.
     pub fn skip(&mut self, n: usize) {
         self.n_read = (self.n_read + n).min(self.waiting.len());
-    }
-
-    /// Forgets all batches that were read; durable on return.
-    ///
-    /// # Errors
-    /// `Storage`; they may come again after a restart.
-    pub fn pop_read(&mut self) -> Result<(), ConnectorError> {
-        self.pop_many(self.n_read)
     }
 
     /// The bytes on disk of what is not popped.
@@ -152,8 +164,8 @@ impl DiskQueue {
     }
 
     fn get(&mut self, idx: usize) -> Result<Option<(Epoch, Batch)>, ConnectorError> {
-        let Some((end, _)) = self.waiting.get(idx) else { return Ok(None) };
-        let (frame, bytes) = self.reader.frame_of(end - 1)?;
+        let Some(waiting) = self.waiting.get(idx) else { return Ok(None) };
+        let (frame, bytes) = self.reader.frame_of(waiting.end - 1)?;
         let body = &bytes[frame.body];
         if body.len() < 8 {
             return Err(self.reader.damaged("the record makes no sense"));
@@ -162,12 +174,16 @@ impl DiskQueue {
         Ok(Some((Epoch(u64::from_le_bytes(array(body))), batch)))
     }
 
-    fn pop_many(&mut self, n: usize) -> Result<(), ConnectorError> {
+    /// Forgets the `n` oldest batches; durable on return.
+    ///
+    /// # Errors
+    /// `Storage`; they may come again after a restart.
+    pub fn pop_first(&mut self, n: usize) -> Result<(), ConnectorError> {
         let n = n.min(self.waiting.len());
         let mut delivered = None;
-        for (end, bytes) in self.waiting.drain(..n) {
-            delivered = Some(end);
-            self.bytes -= bytes;
+        for batch in self.waiting.drain(..n) {
+            delivered = Some(batch.end);
+            self.bytes -= batch.bytes;
         }
         self.n_read = self.n_read.saturating_sub(n);
         let Some(delivered) = delivered else { return Ok(()) };
@@ -223,6 +239,7 @@ mod tests {
         assert_eq!(text(queue.front().unwrap()), Some((0, "b0".into())));
         queue.pop().unwrap();
         assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
+        assert_eq!(queue.next_epoch(), Some(Epoch(2)));
         assert_eq!(text(queue.read().unwrap()), Some((2, "b2".into())));
         queue.rewind();
         assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
@@ -231,14 +248,14 @@ mod tests {
         assert_eq!(queue.len(), 3);
         assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
         assert_eq!(text(queue.read().unwrap()), Some((2, "b2".into())));
-        queue.pop_read().unwrap();
+        queue.pop_first(2).unwrap();
         queue.push(Epoch(9), &batch("b9")).unwrap();
         drop(queue);
         let mut queue = DiskQueue::open(dir.path(), 3_000).unwrap();
         assert_eq!(text(queue.read().unwrap()), Some((3, "b3".into())));
         assert_eq!(text(queue.read().unwrap()), Some((9, "b9".into())));
         assert_eq!(text(queue.read().unwrap()), None);
-        queue.pop_read().unwrap();
+        queue.pop_first(2).unwrap();
         assert_eq!((queue.bytes(), queue.len()), (0, 0));
     }
 

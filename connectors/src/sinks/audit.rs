@@ -61,7 +61,6 @@ impl SinkConfig for Audit {
             path: self.path,
             cx: cx.clone(),
             log: None,
-            written: HashMap::new(),
             highest: HashMap::new(),
             ids: Ids::new(IDS_MAX),
             document: Vec::new(),
@@ -79,9 +78,6 @@ struct AuditSink {
     origin: String,
     cx: ConnectorContext,
     log: Option<Log>,
-    /// The highest offset of each sequence that the log held when it was opened: what is not above it is a duplicate.
-    /// Rows written since then cannot be.
-    written: HashMap<Sequence, Option<u64>>,
     /// The highest offset of each sequence so far.
     highest: HashMap<Sequence, u64>,
     ids: Ids,
@@ -144,21 +140,12 @@ impl AuditSink {
         }
     }
 
-    /// Whether an earlier run wrote this offset.
-    fn is_written(&mut self, sequence: &Sequence, log: &Log) -> Option<u64> {
-        if let Some(written) = self.written.get(sequence) {
-            return *written;
-        }
-        let written = log.marks().get(&mark_name(sequence)).copied();
-        self.written.insert(sequence.clone(), written);
-        written
-    }
-
     fn write_rows(&mut self, log: &mut Log, batch: &Batch) -> Result<Rejects, AuditError> {
         let origin = batch.origin();
         let kind = if batch.schema().column_with_name("detector").is_some() { "finding" } else { "event" };
         let sequence = (Arc::clone(&origin.source), origin.partition);
-        let written = if origin.ordered { self.is_written(&sequence, log) } else { None };
+        // Marks move at a flush, which ends an epoch: what comes behind it at or below them was written before.
+        let written = if origin.ordered { log.marks().get(&mark_name(&sequence)).copied() } else { None };
         let documents = Documents::new(batch);
         let (mut rejects, mut duplicates, mut highest) = (Vec::new(), 0, None);
         for idx in 0..batch.num_rows() {
@@ -212,7 +199,6 @@ impl Sink for AuditSink {
         for entry in recent {
             self.ids.insert(entry.id);
         }
-        self.written.clear();
         self.highest.clear();
         (self.rows, self.bytes) = (0, 0);
         self.log = Some(log);

@@ -148,6 +148,12 @@ impl Inbox {
         }
     }
 
+    fn put_back(&mut self, item: Item) {
+        self.ready_bytes += item.batch.bytes();
+        self.ready_since.get_or_insert_with(Instant::now);
+        self.ready.push_front(item);
+    }
+
     fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front()?;
         self.ready_bytes -= item.batch.bytes();
@@ -192,17 +198,20 @@ impl Window {
         if !in_memory || !(too_long || too_much || behind || inbox.is_draining()) {
             return Ok(());
         }
-        let mut last = None;
+        let (mut last, mut n_spilled) = (None, 0);
         for item in self.unflushed.iter_mut().filter(|item| item.place == Place::Memory) {
             queue.push(Epoch(item.epoch), &item.batch)?;
             item.place = Place::Spilled;
             last = Some(item.epoch);
+            n_spilled += 1;
         }
         while let Some(item) = inbox.pop() {
             queue.push(Epoch(item.epoch), &item.batch)?;
             last = Some(item.epoch);
         }
         queue.sync()?;
+        // The sink has these; rows in memory are only written once all of the queue is read.
+        queue.skip(n_spilled);
         if let Some(last) = last {
             self.back.release(last + 1);
         }
@@ -238,12 +247,9 @@ impl Window {
 
     /// Everything written is durable.
     fn flushed(&mut self) -> Result<(), ConnectorError> {
-        let n_spilled = self.unflushed.iter().filter(|item| item.place == Place::Spilled).count();
-        let from_disk = self.unflushed.iter().any(|item| item.place != Place::Memory);
-        if let Some(queue) = self.queue.as_mut().filter(|_| from_disk) {
-            // What was spilled while it was being written lies first behind what was read.
-            queue.skip(n_spilled);
-            queue.pop_read()?;
+        let n_on_disk = self.unflushed.iter().filter(|item| item.place != Place::Memory).count();
+        if let Some(queue) = self.queue.as_mut().filter(|_| n_on_disk > 0) {
+            queue.pop_first(n_on_disk)?;
         }
         let in_memory = self.unflushed.iter().filter(|item| item.place == Place::Memory);
         if let Some(last) = in_memory.map(|item| item.epoch).max() {
@@ -323,18 +329,17 @@ impl SinkTask {
         Ok(true)
     }
 
-    /// Connects, and writes again what was not flushed.
+    /// Connects. What was not flushed will be written again.
     async fn reconnect(&mut self) -> Result<bool, ConnectorError> {
         let Self { sink, inbox, window, .. } = self;
         patiently(sink.connect(), inbox, window).await?;
-        // What lies on disk is read from there again, in order with the rest of the queue.
-        let again: Vec<_> = window.unflushed.drain(..).filter(|item| item.place == Place::Memory).collect();
-        window.unflushed_bytes = 0;
+        // What lies on disk is read from there again, and stays in front of what is only in memory.
+        for item in window.unflushed.drain(..).rev().filter(|item| item.place == Place::Memory) {
+            inbox.put_back(item);
+        }
+        (window.unflushed_bytes, window.oldest) = (0, None);
         if let Some(queue) = &mut window.queue {
             queue.rewind();
-        }
-        for item in again {
-            self.write(item).await?;
         }
         Ok(true)
     }
@@ -343,11 +348,15 @@ impl SinkTask {
     async fn step(&mut self) -> Result<bool, ConnectorError> {
         self.show_queue();
         if let Some(item) = self.next()? {
+            let epoch = item.epoch;
             self.write(item).await?;
-            if self.window.unflushed_bytes < self.sink.flush_policy().bytes_max {
-                return Ok(true);
+            // A flush ends an epoch, never cuts it: what a sink remembers as written is a position, and the rest of
+            // the epoch may have lower ones.
+            let ends_epoch = self.next_epoch() != Some(epoch);
+            if ends_epoch && self.sink.flush_policy().bytes_max <= self.window.unflushed_bytes {
+                self.flush().await?;
             }
-            return self.flush().await.map(|()| true);
+            return Ok(true);
         }
         if self.inbox.complete() == u64::MAX {
             self.flush().await?;
@@ -368,15 +377,20 @@ impl SinkTask {
         Ok(true)
     }
 
-    /// The next batch: from disk while there is something, then from memory.
+    /// The next batch: from disk while there is something; once all of that is written, from memory.
     fn next(&mut self) -> Result<Option<Item>, ConnectorError> {
-        if let Some(queue) = self.window.queue.as_mut().filter(|queue| !queue.is_empty())
+        if let Some(queue) = &mut self.window.queue
             && let Some((epoch, batch)) = queue.read()?
         {
             return Ok(Some(Item { epoch: epoch.0, worker: 0, batch, place: Place::FromDisk }));
         }
-        // All of the disk queue is written, and empty once that is flushed. Rows in memory come behind it.
         Ok(self.inbox.pop())
+    }
+
+    /// The epoch of the next batch.
+    fn next_epoch(&self) -> Option<u64> {
+        let on_disk = self.window.queue.as_ref().and_then(DiskQueue::next_epoch);
+        on_disk.map(|epoch| epoch.0).or_else(|| self.inbox.ready.front().map(|item| item.epoch))
     }
 
     async fn write(&mut self, item: Item) -> Result<(), ConnectorError> {

@@ -196,8 +196,6 @@ struct ParquetSink {
 struct State {
     storage: Arc<Storage>,
     writers: Writers,
-    /// What the lake held at `connect`: only this is ever replayed.
-    replayed: Seen,
     /// What it holds now.
     seen: Seen,
     pending: Pending,
@@ -268,7 +266,6 @@ impl Sink for ParquetSink {
         self.state = Some(State {
             storage: Arc::new(storage),
             writers,
-            replayed: seen.clone(),
             seen,
             pending: Pending::default(),
             n_commits: history.n_commits,
@@ -280,7 +277,7 @@ impl Sink for ParquetSink {
         let bug =
             |error| ConnectorError::refused("parquet", format!("a column that cannot be written: {error}"));
         let mut state = self.state.take().ok_or_else(|| self.lost())?;
-        let fresh = match state.replayed.fresh(batch) {
+        let fresh = match state.seen.fresh(batch) {
             Some(mask) => batch.filter(&mask).map_err(bug)?,
             None => Some(batch.clone()),
         };
