@@ -79,6 +79,7 @@ golden!(
     unknown_function,
     unknown_input,
     unknown_schema,
+    unknown_section_key,
     unknown_source_key,
     unknown_source_type,
     unknown_step,

@@ -1,5 +1,6 @@
 //! The configuration's sections, read but not yet connected: every name and key checked, no types yet.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use logdrive_connectors::buffer::BufferConfig;
 use logdrive_connectors::{DECODERS, DecoderEntry, SINKS, SOURCES, SinkEntry, SourceEntry};
 use logdrive_operators::{DETECTORS, DetectorEntry, STEPS, StepEntry};
-use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span, parse_as};
+use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span, nearest, parse_as};
 use logdrive_schemas::{RowSchema, catalogue};
 
 use super::plan::QueueConfig;
@@ -77,6 +78,8 @@ pub(super) struct Draft {
     pub(super) detectors: Vec<DetectorDraft>,
     pub(super) sinks: Vec<SinkDraft>,
     pub(super) tests: Vec<Node>,
+    /// Names of sources, streams and detectors that are there, but wrong: what reads them has no error of its own.
+    pub(super) broken: BTreeSet<String>,
 }
 
 pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
@@ -102,16 +105,27 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
         detectors: Vec::new(),
         sinks: Vec::new(),
         tests: Vec::new(),
+        broken: BTreeSet::new(),
     };
     read_settings(root, &mut draft, errors);
     for (key, node) in entries(root, "sources", errors) {
-        draft.sources.extend(read_source(key, node, errors));
+        match read_source(key, node, errors) {
+            Some(source) => draft.sources.push(source),
+            None => _ = draft.broken.insert(key.name.clone()),
+        }
     }
     for (key, node) in entries(root, "streams", errors) {
+        let n_before = draft.streams.len();
         read_stream(key, node, &mut draft.streams, errors);
+        if draft.streams.len() == n_before {
+            draft.broken.insert(key.name.clone());
+        }
     }
     for (key, node) in entries(root, "detectors", errors) {
-        draft.detectors.extend(read_detector(key, node, errors));
+        match read_detector(key, node, errors) {
+            Some(detector) => draft.detectors.push(detector),
+            None => _ = draft.broken.insert(key.name.clone()),
+        }
     }
     for (key, node) in entries(root, "sinks", errors) {
         draft.sinks.extend(read_sink(key, node, errors));
@@ -231,6 +245,21 @@ fn find<T>(
     found
 }
 
+/// Where a key is unknown to a component, names the nearest of those that its whole section has: the component knows
+/// only its own.
+pub(super) fn complete_keys(node: &Node, section: &[&str], errors: &mut [ConfigError]) {
+    for error in errors.iter_mut().filter(|error| error.code == "config::unknown_key") {
+        let key =
+            node.as_map().unwrap_or_default().iter().map(|(key, _)| key).find(|key| key.span == error.span);
+        let Some(key) = key else { continue };
+        match (nearest(&key.name, section), &mut error.help) {
+            (Some(near), help) => *help = Some(format!("did you mean `{near}`?")),
+            (None, Some(help)) if help.starts_with("valid: ") => help.extend([", ", &section.join(", ")]),
+            (None, _) => {}
+        }
+    }
+}
+
 fn read_source(key: &Key, node: &Node, errors: &mut Vec<ConfigError>) -> Option<SourceDraft> {
     let mut node = node.clone();
     let entry = take_type(key, &mut node, "source", SOURCES, |e| e.name, errors)?;
@@ -248,7 +277,9 @@ fn read_source(key: &Key, node: &Node, errors: &mut Vec<ConfigError>) -> Option<
         _ => take_type(key, &mut decoder_node, "decoder", DECODERS, |e| e.name, errors),
     };
     let schema = node.take("schema");
+    let n_before = errors.len();
     (entry.check)(&node, errors);
+    complete_keys(&node, &["buffer", "decoder", "schema"], &mut errors[n_before..]);
     let decoder = decoder?;
     let schema = match schema {
         Some(node) => read_schema(&node, errors)?,

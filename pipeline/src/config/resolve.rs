@@ -11,7 +11,7 @@ use logdrive_operators::{Compiler, DetectorContext, STEPS, Stage, StepContext, S
 use logdrive_schemas::component::{ConfigError, Node, NodeKind, Scalar, Span};
 use logdrive_schemas::{Edit, Finding, Layout, RowSchema, reject};
 
-use super::draft::{DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft};
+use super::draft::{DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft, complete_keys};
 use super::plan::{DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan};
 
 /// What planning needs from outside the configuration.
@@ -24,7 +24,12 @@ pub struct PlanContext {
 }
 
 /// Names, and what they are.
-type Names = HashMap<String, Input>;
+#[derive(Default)]
+struct Names {
+    known: HashMap<String, Input>,
+    /// Defined, but wrong.
+    broken: BTreeSet<String>,
+}
 
 /// One round of planning over given source schemas.
 #[derive(Default)]
@@ -46,7 +51,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
     let names = collect_names(&draft, &mut Vec::new());
     let all: Vec<_> = draft.sources.iter().map(|s| s.schema.clone()).collect();
     let round = plan_round(&draft, &names, &all, cx, errors);
-    if draft.sources.is_empty() {
+    if draft.sources.is_empty() && draft.broken.is_empty() {
         let help = "add one under `sources:`, such as `in: { type: stdin, decoder: json }`";
         errors.push(
             ConfigError::new("config::no_source", Span::default(), "there is no source").with_help(help),
@@ -97,12 +102,12 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         sinks,
         tests: Vec::new(),
     };
-    plan.tests = super::testcase::read(&draft.tests, &names, errors);
+    plan.tests = super::testcase::read(&draft.tests, &names.known, errors);
     errors.is_empty().then_some(plan)
 }
 
 fn collect_names(draft: &Draft, errors: &mut Vec<ConfigError>) -> Names {
-    let mut names = Names::from([("rejects".to_owned(), Input::Rejects)]);
+    let mut names = HashMap::from([("rejects".to_owned(), Input::Rejects)]);
     let mut sinks = BTreeSet::new();
     let sources = draft.sources.iter().enumerate().map(|(idx, s)| (&s.key, Input::Source(idx)));
     let streams = draft.streams.iter().enumerate().map(|(idx, s)| (&s.key, Input::Stream(idx)));
@@ -115,7 +120,8 @@ fn collect_names(draft: &Draft, errors: &mut Vec<ConfigError>) -> Names {
         );
     };
     for (key, input) in sources.chain(streams).chain(detectors) {
-        if names.insert(key.name.clone(), input).is_some() {
+        // That `rejects` is taken is said where names are read.
+        if names.insert(key.name.clone(), input).is_some() && key.name != "rejects" {
             duplicate(key);
         }
     }
@@ -124,7 +130,7 @@ fn collect_names(draft: &Draft, errors: &mut Vec<ConfigError>) -> Names {
             duplicate(&sink.key);
         }
     }
-    names
+    Names { known: names, broken: draft.broken.clone() }
 }
 
 /// Rejects never vanish: if no sink takes them they go to a file in the data directory.
@@ -165,7 +171,7 @@ fn order_streams(streams: &[StreamDraft], names: &Names, errors: &mut Vec<Config
         marks[idx] = Mark::Open;
         path.push(idx);
         for from in &streams[idx].from {
-            let Some(Input::Stream(input)) = names.get(&from.name) else { continue };
+            let Some(Input::Stream(input)) = names.known.get(&from.name) else { continue };
             match marks[*input] {
                 Mark::Done => {}
                 Mark::New => visit(*input, streams, names, marks, order, path, errors),
@@ -207,10 +213,12 @@ fn inputs(
 ) -> Vec<Input> {
     let mut found = Vec::with_capacity(from.len());
     for reference in from {
-        match names.get(&reference.name) {
+        match names.known.get(&reference.name) {
             Some(input) if allowed(*input) => found.push(*input),
+            None if names.broken.contains(&reference.name) => {}
             _ => {
                 let mut valid: Vec<_> = names
+                    .known
                     .iter()
                     .filter(|(_, input)| allowed(**input))
                     .map(|(name, _)| name.as_str())
@@ -386,7 +394,10 @@ fn plan_sink(
     errors: &mut Vec<ConfigError>,
 ) -> Option<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)> {
     let inputs = inputs(&draft.from, &format!("sink `{}`", draft.key.name), |_| true, names, errors);
-    let (guarantee, reads) = (draft.entry.check)(&draft.node, errors)?;
+    let n_before = errors.len();
+    let checked = (draft.entry.check)(&draft.node, errors);
+    complete_keys(&draft.node, &["from", "queue", "where"], &mut errors[n_before..]);
+    let (guarantee, reads) = checked?;
     let where_step = STEPS.iter().find(|entry| entry.name == "where");
     let step_cx = step_context(&draft.key.name, cx);
     let mut filters = Vec::new();
