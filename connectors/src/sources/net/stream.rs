@@ -7,13 +7,14 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use logdrive_schemas::component::{ConfigError, Span};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::DRAIN_MAX;
 use super::budget::{ByteBudget, HeldBytes};
 use super::counts::Counts;
 use super::expand::{Compression, Expander, sniff};
@@ -28,6 +29,9 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 const FREE_BYTES: usize = 2 * READ_MIN;
 /// How much of what the peer has already sent is still read once the pipeline stops.
 const DRAIN_BYTES_MAX: usize = 4 << 20;
+/// Once the pipeline stops, a peer that sends nothing for this long has sent what it had. The system hands on what was
+/// sent before in pieces, with a moment between them.
+const DRAIN_QUIET: Duration = Duration::from_millis(50);
 
 /// Bounds on one connection.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +104,7 @@ pub(crate) async fn pump<R: AsyncRead + Unpin>(reader: R, peer: Arc<str>, shared
         decoder_bytes: 0,
         read_bytes: READ_MIN,
         n_drained: 0,
+        drain_until: None,
         peer,
     };
     let end = match shared.limits.compression {
@@ -124,6 +129,8 @@ struct Stream<'a, R> {
     read_bytes: usize,
     /// How much was read since the pipeline began to stop.
     n_drained: usize,
+    /// When the reading ends, set once the pipeline begins to stop: a peer that never falls quiet must not hold it.
+    drain_until: Option<Instant>,
     peer: Arc<str>,
 }
 
@@ -217,10 +224,16 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
     async fn read(&mut self, mut into: Option<&mut Vec<u8>>) -> Result<usize, End> {
         let shared = self.shared;
         let stopping = shared.shutdown.is_cancelled();
-        if stopping && self.n_drained >= DRAIN_BYTES_MAX {
-            return Err(End::Broken("shutdown"));
+        if stopping {
+            let until = *self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
+            if self.n_drained >= DRAIN_BYTES_MAX || Instant::now() >= until {
+                return Err(End::Broken("shutdown"));
+            }
         }
-        let mut stopped = pin!(shared.shutdown.cancelled());
+        let mut stopped = pin!(async {
+            shared.shutdown.cancelled().await;
+            sleep(DRAIN_QUIET).await;
+        });
         let mut silent = pin!(shared.limits.idle_timeout.map(sleep));
         let read = poll_fn(|cx| {
             let read = match &mut into {
@@ -233,7 +246,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             if let Poll::Ready(read) = read {
                 return Poll::Ready(read.map_err(|_| End::Broken("connection_lost")));
             }
-            // Stopping: what has arrived is read, nothing is waited for.
+            // Stopping: what was sent before is read, nothing new is waited for.
             if stopped.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(End::Broken("shutdown")));
             }
