@@ -113,6 +113,31 @@ sinks: {{ out: {{ type: file, from: [events], path: out.ndjson }} }}
     assert!(received == sent, "not the same lines in the same order");
 }
 
+#[test]
+fn a_peer_that_never_stops_sending_does_not_hold_the_stop() {
+    let port = free_port();
+    let lab = Lab::new(&format!(
+        r#"
+sources: {{ in: {{ type: tcp, listen: "127.0.0.1:{port}", schema: {{ fields: {{ level: string }} }} }} }}
+sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
+"#
+    ));
+    let pipeline = lab.run();
+    let sender = thread::spawn(move || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // Faster than a silence would end the reading; ends when the pipeline closes the connection.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline && stream.write_all(b"{\"level\":\"INFO\"}\n").is_ok() {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    until("rows arrive", || !lab.lines("out.ndjson").is_empty());
+    let started = Instant::now();
+    pipeline.stop();
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    sender.join().unwrap();
+}
+
 // ---- durability of the http source ----
 
 #[test]
