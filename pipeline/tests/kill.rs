@@ -193,7 +193,7 @@ async fn killed_at_any_moment_it_loses_and_doubles_nothing() {
     let seed = number("LOGDRIVE_KILL_SEED").unwrap_or_else(|| u64::from(clock()));
     let n_kills = number("LOGDRIVE_KILLS").map_or(60, |n| n as usize);
     println!("seed {seed}");
-    let manners = Manners { lost_answer_one_in: 30, busy_item_one_in: 400, lie_one_in: 0, delay_max: 40 };
+    let manners = Manners { lost_answer_one_in: 30, busy_item_one_in: 4000, lie_one_in: 0, delay_max: 20 };
     let (verdict, search) = kill_many(seed, n_kills, manners).await;
     assert!(verdict.faults.is_empty(), "{}", summary(&verdict));
     // Otherwise it was no test: nothing was under way when it was killed.
@@ -205,7 +205,7 @@ async fn killed_at_any_moment_it_loses_and_doubles_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_that_lies_is_found_out() {
     let seed = number("LOGDRIVE_KILL_SEED").unwrap_or_else(|| u64::from(clock())) ^ 1;
-    let manners = Manners { lost_answer_one_in: 30, busy_item_one_in: 400, lie_one_in: 100, delay_max: 40 };
+    let manners = Manners { lost_answer_one_in: 30, busy_item_one_in: 4000, lie_one_in: 100, delay_max: 20 };
     let (verdict, search) = kill_many(seed, 2, manners).await;
     let lost: Vec<u64> = verdict
         .faults

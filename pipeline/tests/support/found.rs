@@ -65,7 +65,8 @@ pub(crate) fn ledger(dir: &Path) -> Vec<Value> {
 
 /// Whether the audit log's files hold some messages, while they are written.
 pub(crate) fn in_ledger(dir: &Path, seqs: &[u64]) -> bool {
-    let files = std::fs::read_dir(dir).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    // Files that are being replaced may be gone by the time they are read.
+    let files = std::fs::read_dir(dir).unwrap().filter_map(|entry| std::fs::read(entry.ok()?.path()).ok());
     let text: String = files.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
     seqs.iter().all(|seq| text.contains(&format!("\"seq\":{seq},")))
 }
