@@ -1,6 +1,8 @@
 //! Every kind of configuration error as a user reads it: one file in `golden/errors/` for each, and the rendering
 //! as a snapshot beside it. `INSTA_UPDATE=always` writes the snapshots again; read them before they are committed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Whole pipelines with the real binary: what goes in, what comes out, and what is there after a stop or a kill.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 mod e2e_support;
 
 use std::fs;

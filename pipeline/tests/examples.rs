@@ -1,5 +1,7 @@
 //! Every pipeline in `examples/` is valid and passes its own tests, as it lies there.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

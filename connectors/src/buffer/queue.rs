@@ -16,6 +16,9 @@ use super::store::{RealDisk, Store};
 use crate::error::ConnectorError;
 
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// The epoch of the record that ends what was pushed before a sync, with the number of its batches: without it a
+/// crash could leave a part of an epoch, and a sink would take the rest for written.
+const GROUP_END: Epoch = Epoch(u64::MAX);
 
 /// Batches on disk, first in, first out; they survive a crash once they are synced.
 ///
@@ -30,6 +33,8 @@ pub struct DiskQueue {
     waiting: VecDeque<Waiting>,
     /// How many of them were read.
     n_read: usize,
+    /// How many were pushed since the last sync.
+    n_unsynced: u64,
 }
 
 /// A batch on disk.
@@ -48,13 +53,24 @@ impl DiskQueue {
     /// `Refused` if another process uses it; `Storage` if it is damaged or the disk fails.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Self, ConnectorError> {
         let mut waiting = VecDeque::new();
+        let mut open_group: Vec<Waiting> = Vec::new();
         let (store, opened) = Store::open(dir, SEGMENT_BYTES_MAX, Box::new(RealDisk), &mut |frame, data| {
             if frame.count != 1 || frame.body.len() < 8 {
                 return false;
             }
             let bytes = (frame.body.len() + frame::HEADER) as u64;
-            let epoch = Epoch(u64::from_le_bytes(array(&data[frame.body.clone()])));
-            waiting.push_back(Waiting { end: frame.end(), bytes, epoch });
+            let body = &data[frame.body.clone()];
+            let epoch = Epoch(u64::from_le_bytes(array(body)));
+            if epoch != GROUP_END {
+                open_group.push(Waiting { end: frame.end(), bytes, epoch });
+                return true;
+            }
+            if body.len() != 16 {
+                return false;
+            }
+            let n_batches = usize::try_from(u64::from_le_bytes(array(&body[8..]))).unwrap_or(usize::MAX);
+            let unfinished = open_group.len().saturating_sub(n_batches);
+            waiting.extend(open_group.drain(..).skip(unfinished));
             true
         })?;
         if 0 < opened.truncated {
@@ -64,7 +80,7 @@ impl DiskQueue {
         waiting.retain(|batch: &Waiting| opened.delivered < batch.end);
         let bytes = waiting.iter().map(|batch| batch.bytes).sum();
         let reader = Reader::new(dir, store.identity().key);
-        Ok(Self { store, reader, bytes_max, bytes, waiting, n_read: 0 })
+        Ok(Self { store, reader, bytes_max, bytes, waiting, n_read: 0, n_unsynced: 0 })
     }
 
     /// Appends a batch; durable after the next [`Self::sync`]. Takes it also if the queue is full: whoever fills it
@@ -85,15 +101,26 @@ impl DiskQueue {
         });
         self.store.append(&bytes, number + 1)?;
         self.waiting.push_back(Waiting { end: number + 1, bytes: bytes.len() as u64, epoch });
+        self.n_unsynced += 1;
         self.bytes += bytes.len() as u64;
         Ok(())
     }
 
-    /// Makes every batch that was pushed survive a crash.
+    /// Makes every batch that was pushed survive a crash. Until then a crash loses all of them, never some.
     ///
     /// # Errors
     /// `Storage`; what was pushed since the last sync may be lost.
     pub fn sync(&mut self) -> Result<(), ConnectorError> {
+        let n_batches = std::mem::take(&mut self.n_unsynced);
+        if n_batches > 0 {
+            let number = self.store.next();
+            let mut bytes = Vec::with_capacity(16 + frame::HEADER);
+            frame::write(&mut bytes, self.store.identity().key, (number, number, 1), |out| {
+                out.extend_from_slice(&GROUP_END.0.to_le_bytes());
+                out.extend_from_slice(&n_batches.to_le_bytes());
+            });
+            self.store.append(&bytes, number + 1)?;
+        }
         self.store.sync()
     }
 
@@ -250,6 +277,7 @@ mod tests {
         assert_eq!(text(queue.read().unwrap()), Some((2, "b2".into())));
         queue.pop_first(2).unwrap();
         queue.push(Epoch(9), &batch("b9")).unwrap();
+        queue.sync().unwrap();
         drop(queue);
         let mut queue = DiskQueue::open(dir.path(), 3_000).unwrap();
         assert_eq!(text(queue.read().unwrap()), Some((3, "b3".into())));
@@ -260,23 +288,30 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_costs_the_last_batch_alone() {
+    fn a_torn_tail_costs_the_last_group_whole_and_for_ever() {
         let dir = tempfile::tempdir().unwrap();
         let mut queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
         queue.push(Epoch(1), &batch("one")).unwrap();
+        queue.sync().unwrap();
         let whole = queue.bytes();
         queue.push(Epoch(2), &batch("two")).unwrap();
+        queue.push(Epoch(2), &batch("the rest of two")).unwrap();
         queue.sync().unwrap();
         drop(queue);
         let path = store::list(dir.path()).unwrap().remove(0).1;
         let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        for cut in 1..40 {
+            fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
+            let queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
+            assert_eq!((queue.len(), queue.bytes()), (1, whole), "{cut} bytes cut");
+        }
         let mut queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
-        assert_eq!((queue.len(), queue.bytes()), (1, whole));
         queue.push(Epoch(3), &batch("three")).unwrap();
+        queue.sync().unwrap();
         drop(queue);
         let mut queue = DiskQueue::open(dir.path(), 1 << 30).unwrap();
         assert_eq!(text(queue.read().unwrap()), Some((1, "one".into())));
         assert_eq!(text(queue.read().unwrap()), Some((3, "three".into())));
+        assert_eq!(text(queue.read().unwrap()), None);
     }
 }

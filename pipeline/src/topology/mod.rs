@@ -18,6 +18,7 @@ mod positions;
 mod queue;
 mod reload;
 mod runtime;
+mod seen;
 mod sink_task;
 mod taps;
 mod worker;
@@ -363,7 +364,8 @@ fn sink_task(
         runtime.reject_counter(&name),
         !plan.inputs.contains(&Input::Rejects),
     );
-    Ok(sink_task::SinkTask { name, sink, inbox, window, metrics: Arc::clone(&runtime.metrics) })
+    let (metrics, seen) = (Arc::clone(&runtime.metrics), seen::Seen::default());
+    Ok(sink_task::SinkTask { name, sink, inbox, window, metrics, seen })
 }
 
 /// How far the pipeline is.

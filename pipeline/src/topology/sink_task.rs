@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::egress::{FromSink, ToSink};
+use super::seen::Seen;
 use super::taps::RejectCounter;
 
 /// How long a failed sink waits before it is tried again; doubles up to [`RETRY_MAX`].
@@ -35,6 +36,7 @@ pub(super) struct SinkTask {
     pub(super) inbox: Inbox,
     pub(super) window: Window,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) seen: Seen,
 }
 
 /// Rows on their way to the sink, in memory and on disk.
@@ -331,8 +333,9 @@ impl SinkTask {
 
     /// Connects. What was not flushed will be written again.
     async fn reconnect(&mut self) -> Result<bool, ConnectorError> {
-        let Self { sink, inbox, window, .. } = self;
+        let Self { sink, inbox, window, seen, .. } = self;
         patiently(sink.connect(), inbox, window).await?;
+        seen.failed();
         // What lies on disk is read from there again, and stays in front of what is only in memory.
         for item in window.unflushed.drain(..).rev().filter(|item| item.place == Place::Memory) {
             inbox.put_back(item);
@@ -352,9 +355,11 @@ impl SinkTask {
             self.write(item).await?;
             // A flush ends an epoch, never cuts it: what a sink remembers as written is a position, and the rest of
             // the epoch may have lower ones.
-            let ends_epoch = self.next_epoch() != Some(epoch);
-            if ends_epoch && self.sink.flush_policy().bytes_max <= self.window.unflushed_bytes {
-                self.flush().await?;
+            if self.next_epoch() != Some(epoch) {
+                self.seen.epoch_ended();
+                if self.sink.flush_policy().bytes_max <= self.window.unflushed_bytes {
+                    self.flush().await?;
+                }
             }
             return Ok(true);
         }
@@ -379,6 +384,10 @@ impl SinkTask {
 
     /// The next batch: from disk while there is something; once all of that is written, from memory.
     fn next(&mut self) -> Result<Option<Item>, ConnectorError> {
+        if self.window.queue.as_ref().is_some_and(|queue| !queue.is_empty()) {
+            // Behind a queue nothing need wait in memory and hold its epoch.
+            self.window.spill_if_needed(&mut self.inbox)?;
+        }
         if let Some(queue) = &mut self.window.queue
             && let Some((epoch, batch)) = queue.read()?
         {
@@ -394,12 +403,22 @@ impl SinkTask {
     }
 
     async fn write(&mut self, item: Item) -> Result<(), ConnectorError> {
-        let Self { sink, inbox, window, .. } = self;
+        let Self { sink, inbox, window, seen, .. } = self;
         window.oldest.get_or_insert_with(Instant::now);
         window.unflushed_bytes += item.batch.bytes();
         // Kept before the attempt: a failed write is written again.
-        let batch = item.batch.clone();
+        let whole = item.batch.clone();
         window.unflushed.push(item);
+        let fresh = match seen.fresh(&whole) {
+            None => Some(whole),
+            Some(mask) => {
+                let n_repeated = mask.len() - mask.true_count();
+                self.metrics.sink_duplicates.with_label_values(&[&self.name]).inc_by(n_repeated as u64);
+                whole.filter(&mask).expect("every column type can be filtered")
+            }
+        };
+        let Some(batch) = fresh else { return Ok(()) };
+        seen.wrote(&batch);
         if let Some(rejects) = patiently(sink.write(&batch), inbox, window).await? {
             // The epoch may have been spilled and let go of while the write ran.
             let held = window.unflushed.last().filter(|item| item.place == Place::Memory);
@@ -416,6 +435,7 @@ impl SinkTask {
             window.reject(rejects, window.held())?;
         }
         self.window.flushed()?;
+        self.seen.flushed();
         self.metrics
             .sink_flush_seconds
             .with_label_values(&[&self.name])

@@ -60,7 +60,8 @@ fn max_bytes_default() -> u64 {
 
 impl Component for Lookup {
     const NAME: &'static str = "lookup";
-    const EXAMPLE: &'static str = "lookup: { table: examples/tenants.csv, on: tenant, add: [plan, region] }\n";
+    const EXAMPLE: &'static str =
+        "lookup: { table: examples/tenants.csv, on: tenant, add: [plan, region] }\n";
 }
 
 /// A table in memory.
