@@ -1,6 +1,10 @@
 //! Whole pipelines with the real binary: what goes in, what comes out, and what is there after a stop or a kill.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails, one that is skipped says so"
+)]
 
 mod e2e_support;
 
