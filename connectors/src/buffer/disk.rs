@@ -35,7 +35,9 @@ pub(super) struct Sizes {
 impl Sizes {
     pub(super) fn new(undelivered: u64) -> Self {
         let memory = 32 << 20;
-        Self { segment: 64 << 20, memory, group: 16 << 20, refill: 4 << 20, undelivered }
+        // A group is taken whole, so it must not be larger than what the buffer may hold.
+        let group = usize::try_from(undelivered).unwrap_or(usize::MAX).min(16 << 20);
+        Self { segment: 64 << 20, memory, group, refill: 4 << 20, undelivered }
     }
 }
 
