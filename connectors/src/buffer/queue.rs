@@ -22,8 +22,8 @@ const GROUP_END: Epoch = Epoch(u64::MAX);
 
 /// Batches on disk, first in, first out; they survive a crash once they are synced.
 ///
-/// There are two ways to empty it: [`Self::front`] and [`Self::pop`] one by one, or [`Self::read`] several, write them
-/// to the sink, and after its flush [`Self::pop_first`] them at once ([`Self::rewind`] instead if it failed).
+/// To empty it, [`Self::read`] several, write them to the sink, and after its flush [`Self::pop_first`] as many
+/// ([`Self::rewind`] instead if it failed).
 pub struct DiskQueue {
     store: Store,
     reader: Reader,
@@ -122,22 +122,6 @@ impl DiskQueue {
             self.store.append(&bytes, number + 1)?;
         }
         self.store.sync()
-    }
-
-    /// The oldest batch that is not popped.
-    ///
-    /// # Errors
-    /// `Storage` if it cannot be read back.
-    pub fn front(&mut self) -> Result<Option<(Epoch, Batch)>, ConnectorError> {
-        self.get(0)
-    }
-
-    /// Forgets the oldest batch; durable on return.
-    ///
-    /// # Errors
-    /// `Storage`; the batch may come again after a restart.
-    pub fn pop(&mut self) -> Result<(), ConnectorError> {
-        self.pop_first(1)
     }
 
     /// The next batch that was not read since the last [`Self::rewind`].
@@ -256,15 +240,15 @@ mod tests {
     fn batches_come_back_in_order_and_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let mut queue = DiskQueue::open(dir.path(), 3_000).unwrap();
-        assert!(queue.front().unwrap().is_none());
+        assert!(queue.read().unwrap().is_none());
         for n in 0..4 {
             queue.push(Epoch(n), &batch(&format!("b{n}"))).unwrap();
         }
         queue.sync().unwrap();
         assert!(queue.is_full());
         assert!(DiskQueue::open(dir.path(), 1).is_err(), "it is locked");
-        assert_eq!(text(queue.front().unwrap()), Some((0, "b0".into())));
-        queue.pop().unwrap();
+        assert_eq!(text(queue.read().unwrap()), Some((0, "b0".into())));
+        queue.pop_first(1).unwrap();
         assert_eq!(text(queue.read().unwrap()), Some((1, "b1".into())));
         assert_eq!(queue.next_epoch(), Some(Epoch(2)));
         assert_eq!(text(queue.read().unwrap()), Some((2, "b2".into())));
