@@ -18,9 +18,13 @@ golden:
 fuzz target *args:
     cargo +nightly fuzz run {{target}} --fuzz-dir benches/fuzz {{args}}
 
-# Benchmarks: decode, or pipeline.
-bench name="decode":
-    cargo bench -p logdrive-benches --bench {{name}}
+# How fast lines become columns, beside simd-json's tape and a newline scan.
+bench-decode:
+    cargo bench -p logdrive-benches --bench decode
+
+# What an event costs from a socket through the pipeline, beside the floors.
+bench-pipeline:
+    cargo bench -p logdrive --bench pipeline
 
 # The demo.
 demo:
