@@ -8,7 +8,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use arrow_select::filter::{FilterBuilder, filter_record_batch};
 use arrow_select::take::take;
 
-use crate::chunk::Partition;
+use crate::chunk::{Chunk, Partition};
 use crate::layout::Layout;
 
 /// What all rows of a batch have in common.
@@ -25,6 +25,20 @@ pub struct Origin {
     pub received_at: i64,
     /// Who sent them, if known.
     pub peer: Option<Arc<str>>,
+}
+
+impl Origin {
+    /// What all messages of a chunk have in common.
+    #[must_use]
+    pub fn of_chunk(chunk: &Chunk) -> Self {
+        Self {
+            source: Arc::clone(&chunk.source),
+            partition: chunk.partition,
+            ordered: true,
+            received_at: chunk.received_at,
+            peer: chunk.peer.clone(),
+        }
+    }
 }
 
 /// Rows of one schema. Never empty: progress tracking counts rows, and a message without rows must not exist.

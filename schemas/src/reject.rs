@@ -43,13 +43,7 @@ pub fn schema() -> SchemaRef {
 /// Rejected messages of a chunk as rows of the `rejects` stream.
 #[must_use]
 pub fn of_chunk(chunk: &Chunk, rejects: &[Reject]) -> Option<Batch> {
-    let origin = Arc::new(Origin {
-        source: Arc::clone(&chunk.source),
-        partition: chunk.partition,
-        ordered: true,
-        received_at: chunk.received_at,
-        peer: chunk.peer.clone(),
-    });
+    let origin = Arc::new(Origin::of_chunk(chunk));
     rows(origin, rejects.iter().map(|r| (r, chunk.message(r.idx), chunk.offsets[r.idx])))
 }
 

@@ -129,13 +129,7 @@ impl TextDecoder {
             .expect("`build` has checked that the columns are of this schema");
         let original = BinaryViewArray::try_new(rows.originals.into(), vec![chunk.data.clone()], None)
             .expect("the views are ranges of the chunk");
-        let origin = Arc::new(Origin {
-            source: Arc::clone(&chunk.source),
-            partition: chunk.partition,
-            ordered: true,
-            received_at: chunk.received_at,
-            peer: chunk.peer.clone(),
-        });
+        let origin = Arc::new(Origin::of_chunk(chunk));
         Batch::new(batch, original, UInt64Array::from(rows.offsets), origin, Arc::clone(&self.layout))
     }
 }

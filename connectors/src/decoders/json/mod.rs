@@ -157,13 +157,7 @@ impl JsonDecoder {
             .expect("the columns are of this schema, with one value per accepted message");
         let original = BinaryViewArray::try_new(accepted.originals.into(), vec![chunk.data.clone()], None)
             .expect("the views are ranges of the chunk");
-        let origin = Arc::new(Origin {
-            source: Arc::clone(&chunk.source),
-            partition: chunk.partition,
-            ordered: true,
-            received_at: chunk.received_at,
-            peer: chunk.peer.clone(),
-        });
+        let origin = Arc::new(Origin::of_chunk(chunk));
         Batch::new(rows, original, UInt64Array::from(accepted.offsets), origin, Arc::clone(&self.layout))
     }
 }
