@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use logdrive_schemas::component::{Component, ConfigError, Node};
 use logdrive_schemas::{Chunk, MessageRange, Partition, Position};
+use prometheus::IntGauge;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::context::ConnectorContext;
@@ -65,6 +66,11 @@ pub struct NotDurable(pub String);
 /// The most bytes of one [`Received`].
 pub const RECEIVED_MAX: usize = 64 << 20;
 
+/// Groups of messages that may wait in the intake of a buffer.
+const INTAKE_DEPTH: usize = 1024;
+/// Bytes of messages that may wait in the intake of a buffer, unless the buffer is smaller.
+const INTAKE_BYTES_MAX: u32 = 16 << 20;
+
 /// Messages from one peer, received together.
 pub struct Received {
     /// All messages, one behind the other, with whatever lay between them. At most 64 MiB.
@@ -93,12 +99,22 @@ pub struct Intake {
 
 /// How the far end of an [`Intake`] gives bytes back.
 #[derive(Clone, Debug)]
-pub(crate) struct Released(Arc<Semaphore>);
+pub(crate) struct Released {
+    free: Arc<Semaphore>,
+    bytes_max: u32,
+    waiting: IntGauge,
+}
 
 impl Released {
-    /// `n` bytes no longer wait.
-    pub(crate) fn release(&self, n: usize) {
-        self.0.add_permits(n);
+    /// What a group of `n` bytes counts for: one that is larger than the bound waits until it is alone.
+    pub(crate) fn weight(&self, n: usize) -> u32 {
+        u32::try_from(n).map_or(self.bytes_max, |n| n.min(self.bytes_max))
+    }
+
+    /// Groups of this weight together no longer wait.
+    pub(crate) fn release(&self, weight: u32) {
+        self.waiting.sub(i64::from(weight));
+        self.free.add_permits(weight as usize);
     }
 }
 
@@ -110,10 +126,15 @@ impl Intake {
         (Self { sender, bytes: None }, receiver)
     }
 
-    /// An intake that also holds up to `bytes_max` bytes, at least 64 MiB, until they are released.
-    pub(crate) fn bounded(depth: usize, bytes_max: usize) -> (Self, mpsc::Receiver<Received>, Released) {
-        let (sender, receiver) = mpsc::channel(depth);
-        let released = Released(Arc::new(Semaphore::new(bytes_max)));
+    /// The intake of a buffer that may hold `buffer_bytes_max`: what was not released is bounded and counted.
+    pub(crate) fn bounded(
+        cx: &ConnectorContext,
+        buffer_bytes_max: u64,
+    ) -> (Self, mpsc::Receiver<Received>, Released) {
+        let (sender, receiver) = mpsc::channel(INTAKE_DEPTH);
+        let bytes_max = u32::try_from(buffer_bytes_max).unwrap_or(u32::MAX).clamp(64 << 10, INTAKE_BYTES_MAX);
+        let waiting = cx.metrics.intake_bytes.with_label_values(&[&cx.name]);
+        let released = Released { free: Arc::new(Semaphore::new(bytes_max as usize)), bytes_max, waiting };
         (Self { sender, bytes: Some(released.clone()) }, receiver, released)
     }
 
@@ -129,13 +150,14 @@ impl Intake {
         }
         // The slot first: it fails when the buffer is gone, the semaphore never does.
         let slot = self.sender.reserve().await.map_err(|_| NotDurable(STOPPED.into()))?;
-        if let Some(Released(bytes)) = &self.bytes {
-            let wanted = bytes.acquire_many(u32::try_from(n_bytes).expect("checked above"));
+        if let Some(released) = &self.bytes {
+            let weight = released.weight(n_bytes);
             let permit = tokio::select! {
-                permit = wanted => permit.map_err(|_| NotDurable(STOPPED.into()))?,
+                permit = released.free.acquire_many(weight) => permit.map_err(|_| NotDurable(STOPPED.into()))?,
                 () = self.sender.closed() => return Err(NotDurable(STOPPED.into())),
             };
             permit.forget();
+            released.waiting.add(i64::from(weight));
         }
         slot.send(received);
         Ok(())

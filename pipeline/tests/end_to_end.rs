@@ -9,8 +9,8 @@
 mod e2e_support;
 
 use std::fs;
-use std::io::Write as _;
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -290,6 +290,71 @@ fn a_dead_sink_does_not_stop_the_others_and_gets_its_rows_later() {
 #[test]
 fn a_dead_sink_gets_its_rows_also_after_a_restart() {
     dead_beside_live(true);
+}
+
+/// Answers every request with a status, from now on.
+fn answer_all(port: u16, status: &'static str) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    // Ends with the process.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || {
+                let mut stream = BufReader::new(stream.unwrap());
+                loop {
+                    let (mut line, mut length) = (String::new(), 0);
+                    while stream.read_line(&mut line).unwrap_or(0) > 2 {
+                        let lower = line.to_ascii_lowercase();
+                        length = lower
+                            .strip_prefix("content-length:")
+                            .map_or(length, |n| n.trim().parse().unwrap());
+                        line.clear();
+                    }
+                    if line.is_empty() || stream.read_exact(&mut vec![0; length]).is_err() {
+                        return;
+                    }
+                    write!(stream.get_mut(), "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn rows_refused_after_they_waited_on_disk_reach_the_rejects_stream() {
+    let (port, far) = (free_port(), free_port());
+    let lab = Lab::new(&format!(
+        r#"
+sources: {{ in: {{ type: tcp, listen: "127.0.0.1:{port}", schema: {{ fields: {{ n: int64 }} }} }} }}
+sinks:
+  live: {{ type: file, from: [in], path: out.ndjson }}
+  picky: {{ type: http, from: [in], endpoint: "http://127.0.0.1:{far}/" }}
+  refused: {{ type: file, from: [rejects], path: refused.ndjson }}
+"#
+    ));
+    let pipeline = lab.run();
+    let sent = numbered(0..3000);
+    send(port, &sent);
+    until("the rows are on disk", || {
+        bytes_below(&lab.path("data/queues/picky")) > 0
+            && pipeline.metric("logdrive_buffer_messages", "in") == Some(0.0)
+    });
+    pipeline.stop();
+    let pipeline = lab.run();
+    answer_all(far, "422 Unprocessable Content");
+    until_within(Duration::from_secs(90), "every row is a reject", || {
+        lab.lines("refused.ndjson").len() >= sent.len()
+    });
+    pipeline.until_metric("logdrive_sink_queue_bytes", "picky", 0.0);
+    pipeline.stop();
+    let mut refused: Vec<String> = lab
+        .documents("refused.ndjson")
+        .iter()
+        .map(|reject| reject["original"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    refused.sort_unstable();
+    let mut expect = sent;
+    expect.sort_unstable();
+    assert!(refused == expect, "{} instead of {}", refused.len(), expect.len());
 }
 
 #[test]
@@ -693,7 +758,7 @@ impl OpenSearch {
             return None;
         }
         let port = (19_200..19_300).find(|port| {
-            let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+            let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
             free(*port) && free(*port + 100)
         })?;
         let run = |args: &[&str]| {

@@ -41,11 +41,6 @@ impl Sizes {
     }
 }
 
-/// Groups of messages that may wait in the intake.
-pub(super) const INTAKE_DEPTH: usize = 1024;
-/// Bytes of messages that may wait in the intake.
-pub(super) const INTAKE_BYTES: usize = 64 << 20;
-
 /// A listener with a folder behind it.
 pub(super) struct DiskBuffer {
     cx: ConnectorContext,
@@ -151,7 +146,7 @@ impl Source for DiskBuffer {
             return Err(error);
         }
         let shared = Arc::new(shared);
-        let (intake, messages, released) = Intake::bounded(INTAKE_DEPTH, INTAKE_BYTES);
+        let (intake, messages, released) = Intake::bounded(&self.cx, self.sizes.undelivered);
         let listening = tokio::spawn(listener.run(intake));
         let identity = store.identity();
         let (trimmer, reader) = (Arc::clone(store.trimmer()), Reader::new(&self.dir, identity.key));

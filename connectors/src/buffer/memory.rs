@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tracing::error;
 
-use super::disk::{INTAKE_BYTES, INTAKE_DEPTH};
 use super::record::Record;
 use super::state::{Next, Outcome, Shared};
 use super::writer::{answer, listener_error, now_micros};
@@ -23,6 +22,7 @@ type Waiting = Arc<Mutex<VecDeque<(u64, Ack)>>>;
 /// A listener with a queue behind it.
 pub(super) struct MemoryBuffer {
     cx: ConnectorContext,
+    bytes_max: u64,
     partition: Partition,
     listener: Option<Box<dyn Listener>>,
     listening: Option<AbortHandle>,
@@ -34,6 +34,7 @@ impl MemoryBuffer {
     pub(super) fn new(listener: Box<dyn Listener>, bytes_max: u64, cx: &ConnectorContext) -> Self {
         Self {
             cx: cx.clone(),
+            bytes_max,
             partition: Partition(rand::random()),
             listener: Some(listener),
             listening: None,
@@ -53,7 +54,7 @@ impl Source for MemoryBuffer {
             self.listener = Some(listener);
             return Err(error);
         }
-        let (intake, messages, released) = Intake::bounded(INTAKE_DEPTH, INTAKE_BYTES);
+        let (intake, messages, released) = Intake::bounded(&self.cx, self.bytes_max);
         let listening = tokio::spawn(listener.run(intake));
         self.listening = Some(listening.abort_handle());
         let (shared, waiting) = (Arc::clone(&self.shared), Arc::clone(&self.waiting));
@@ -117,7 +118,7 @@ async fn keep(
             shared.finish(Outcome::Ended(listener_error(listening).await));
             return;
         };
-        released.release(received.data.len());
+        released.release(released.weight(received.data.len()));
         let ack = received.ack.take();
         if received.messages.is_empty() {
             answer(ack, Ok(()));

@@ -94,12 +94,13 @@ pub(super) async fn write_groups(
             shared.finish(Outcome::Ended(listener_error(listening).await));
             return;
         };
-        let mut bytes = first.data.len();
+        let (mut bytes, mut weight) = (first.data.len(), released.weight(first.data.len()));
         group.received.push(first);
         while bytes < sizes.group
             && let Ok(received) = messages.try_recv()
         {
             bytes += received.data.len();
+            weight += released.weight(received.data.len());
             group.received.push(received);
         }
         let committed = spawn_blocking(move || {
@@ -113,7 +114,7 @@ pub(super) async fn write_groups(
                     answer(Some(ack), Ok(()));
                 }
                 shared.publish(records, sizes.memory);
-                released.release(bytes);
+                released.release(weight);
             }
             Ok((_, Err(error))) => return shared.finish(Outcome::Failed(error)),
             Err(error) => {

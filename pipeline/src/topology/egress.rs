@@ -11,7 +11,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::queue::Waker;
 
@@ -36,8 +36,23 @@ pub(super) struct FromSink {
 #[derive(Debug, Default)]
 struct WorkerSide {
     waker: Waker,
-    /// Rows that the far end refused, at an epoch that the worker still holds.
-    rejects: Mutex<Vec<(u64, Batch)>>,
+    rejects: Mutex<Vec<Refused>>,
+}
+
+/// Rows that the far end refused.
+#[derive(Debug)]
+struct Refused {
+    batch: Batch,
+    at: At,
+}
+
+/// At which epoch refused rows leave.
+#[derive(Debug)]
+enum At {
+    /// This one, which the worker still holds.
+    Held(u64),
+    /// The newest one: theirs was let go of when they went to the disk queue. The worker tells which it was.
+    Newest(oneshot::Sender<u64>),
 }
 
 impl FromSink {
@@ -48,15 +63,27 @@ impl FromSink {
 
     /// Hands refused rows back to the worker that holds their epoch. Before [`Self::release`] of that epoch.
     pub(super) fn reject(&self, epoch: u64, worker: usize, rejects: Batch) {
-        let side = &self.workers[worker];
-        side.rejects.lock().unwrap_or_else(PoisonError::into_inner).push((epoch, rejects));
-        side.waker.wake();
+        self.workers[worker].refused(Refused { batch: rejects, at: At::Held(epoch) });
     }
 
-    /// Lets go of every epoch before `epoch`.
+    /// Hands refused rows back whose epoch was let go of. They leave at the epoch that the receiver gives.
+    pub(super) fn reject_late(&self, rejects: Batch) -> oneshot::Receiver<u64> {
+        let (told, epoch) = oneshot::channel();
+        self.workers[0].refused(Refused { batch: rejects, at: At::Newest(told) });
+        epoch
+    }
+
+    /// Lets go of every epoch before `epoch`; `u64::MAX`: of all, and nothing is refused any more.
     pub(super) fn release(&self, epoch: u64) {
         self.released.fetch_max(epoch, Ordering::AcqRel);
         self.workers.iter().for_each(|side| side.waker.wake());
+    }
+}
+
+impl WorkerSide {
+    fn refused(&self, refused: Refused) {
+        self.rejects.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
+        self.waker.wake();
     }
 }
 
@@ -76,8 +103,10 @@ pub(super) fn attach<'scope>(
     let mut output = OutputBuilder::<u64, NoopBuilder<Batches>>::from(output);
     let info = builder.operator_info();
     from_sink.workers[worker].waker.set(scope.worker().sync_activator_for(info.address.to_vec()));
-    builder.build(move |_| {
+    builder.build(move |mut capabilities| {
         let mut held: BTreeMap<u64, Capability<u64>> = BTreeMap::new();
+        // At the newest epoch that the input may still have, or had: for rows that are refused late.
+        let mut newest = capabilities.pop();
         let mut told = 0;
         move |frontiers| {
             input.for_each(|time, batches| {
@@ -91,6 +120,9 @@ pub(super) fn attach<'scope>(
             let frontier = frontiers[0].frontier().first().copied().unwrap_or(u64::MAX);
             if frontier > told {
                 told = frontier;
+                if let Some(newest) = newest.as_mut().filter(|_| frontier < u64::MAX) {
+                    newest.downgrade(&frontier);
+                }
                 to_sink.send(ToSink::Frontier { worker, epoch: frontier }).ok();
             }
             // In this order: a release must not overtake the rejects of its epochs.
@@ -98,11 +130,22 @@ pub(super) fn attach<'scope>(
             let side = &from_sink.workers[worker];
             let refused = std::mem::take(&mut *side.rejects.lock().unwrap_or_else(PoisonError::into_inner));
             let mut output = output.activate();
-            for (epoch, batch) in refused {
-                let capability = held.get(&epoch).expect("rejects come before the release of their epoch");
+            for Refused { batch, at } in refused {
+                let capability = match &at {
+                    At::Held(epoch) => held.get(epoch),
+                    At::Newest(_) => newest.as_ref(),
+                };
+                let capability = capability.expect("rejects come before the release of their epoch");
                 output.session_with_builder(capability).give_container(&mut Batches(vec![batch]));
+                if let At::Newest(told) = at {
+                    // The sink's task may be ending, together with the process.
+                    told.send(*capability.time()).ok();
+                }
             }
             held = held.split_off(&released);
+            if released == u64::MAX {
+                newest = None;
+            }
         }
     });
     rejects

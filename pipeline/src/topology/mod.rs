@@ -14,6 +14,7 @@
 mod egress;
 mod epochs;
 mod ingest;
+mod late;
 mod positions;
 mod queue;
 mod reload;
@@ -160,15 +161,15 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         sinks: sink_ends,
     });
 
+    let frontiers = Frontiers::new(n_operators > 0);
     let mut tasks = JoinSet::new();
     let stop_ticks = CancellationToken::new();
     for (idx, sink, inbox, from_sink) in sink_tasks {
-        let task = sink_task(&runtime, idx, sink, inbox, from_sink)?;
+        let task = sink_task(&runtime, idx, sink, inbox, from_sink, frontiers.sunk.subscribe())?;
         let name = runtime.plan.sinks[idx].name.to_string();
         tasks.spawn(async move { (name, task.run().await) });
     }
     let epochs = epochs::Epochs::new(checkpoints.restored_cut());
-    let frontiers = Frontiers::new(n_operators > 0);
     let (abandon, dataflow) = spawn_dataflow(&runtime, frontiers.sunk.clone()).await?;
     if n_operators > 0 {
         let (sunk, cut) = (frontiers.sunk.subscribe(), frontiers.cut.clone());
@@ -342,6 +343,7 @@ fn sink_task(
     sink: Box<dyn Sink>,
     inbox: sink_task::Inbox,
     back: Arc<egress::FromSink>,
+    sunk: watch::Receiver<u64>,
 ) -> Result<sink_task::SinkTask, RunError> {
     let plan = &runtime.plan.sinks[idx];
     let name = Arc::clone(&plan.name);
@@ -360,7 +362,8 @@ fn sink_task(
         back,
         queue,
         usize::try_from(plan.queue.memory_bytes).unwrap_or(usize::MAX),
-        data_dir.join("rejects").join(format!("{name}.late.ndjson")),
+        sunk,
+        data_dir.join("rejects").join(format!("{name}.own.ndjson")),
         runtime.reject_counter(&name),
         !plan.inputs.contains(&Input::Rejects),
     );

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::egress::{FromSink, ToSink};
+use super::late::Unsettled;
 use super::seen::Seen;
 use super::taps::RejectCounter;
 
@@ -46,8 +47,10 @@ pub(super) struct Window {
     pub(super) queue: Option<DiskQueue>,
     /// How much may wait in memory before the queue is used.
     pub(super) memory_bytes: usize,
-    /// Where refused rows go that no epoch is held for any more.
-    pub(super) late_rejects: PathBuf,
+    /// What was refused after it was in the queue.
+    unsettled: Unsettled,
+    /// Where refused rows go if the sink itself reads the `rejects` stream.
+    pub(super) own_rejects: PathBuf,
     pub(super) reject_counter: RejectCounter,
     /// Whether the sink's own refused rows may go to the `rejects` stream: not if it reads that stream.
     pub(super) rejects_flow: bool,
@@ -64,6 +67,8 @@ struct Item {
     worker: usize,
     batch: Batch,
     place: Place,
+    /// When it came to this task, also if it has been written in vain since.
+    since: Instant,
 }
 
 /// Where else a batch lies.
@@ -84,7 +89,6 @@ pub(super) struct Inbox {
     open: BTreeMap<u64, Vec<(usize, Batch)>>,
     ready: VecDeque<Item>,
     ready_bytes: usize,
-    ready_since: Option<Instant>,
     draining: watch::Receiver<bool>,
 }
 
@@ -100,7 +104,6 @@ impl Inbox {
             open: BTreeMap::new(),
             ready: VecDeque::new(),
             ready_bytes: 0,
-            ready_since: None,
             draining,
         }
     }
@@ -139,11 +142,10 @@ impl Inbox {
                 self.frontiers[worker] = epoch;
                 let complete = self.complete();
                 while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < complete) {
-                    let epoch = *entry.key();
+                    let (epoch, since) = (*entry.key(), Instant::now());
                     for (worker, batch) in entry.remove() {
                         self.ready_bytes += batch.bytes();
-                        self.ready_since.get_or_insert_with(Instant::now);
-                        self.ready.push_back(Item { epoch, worker, batch, place: Place::Memory });
+                        self.ready.push_back(Item { epoch, worker, batch, place: Place::Memory, since });
                     }
                 }
             }
@@ -152,16 +154,12 @@ impl Inbox {
 
     fn put_back(&mut self, item: Item) {
         self.ready_bytes += item.batch.bytes();
-        self.ready_since.get_or_insert_with(Instant::now);
         self.ready.push_front(item);
     }
 
     fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front()?;
         self.ready_bytes -= item.batch.bytes();
-        if self.ready.is_empty() {
-            self.ready_since = None;
-        }
         Some(item)
     }
 }
@@ -171,7 +169,8 @@ impl Window {
         back: Arc<FromSink>,
         queue: Option<DiskQueue>,
         memory_bytes: usize,
-        late_rejects: PathBuf,
+        sunk: watch::Receiver<u64>,
+        own_rejects: PathBuf,
         reject_counter: RejectCounter,
         rejects_flow: bool,
     ) -> Self {
@@ -179,7 +178,8 @@ impl Window {
             back,
             queue,
             memory_bytes,
-            late_rejects,
+            unsettled: Unsettled::new(sunk),
+            own_rejects,
             reject_counter,
             rejects_flow,
             unflushed: Vec::new(),
@@ -192,8 +192,9 @@ impl Window {
     fn spill_if_needed(&mut self, inbox: &mut Inbox) -> Result<(), ConnectorError> {
         let in_memory = self.holds() || !inbox.ready.is_empty();
         let Some(queue) = self.queue.as_mut().filter(|queue| !queue.is_full()) else { return Ok(()) };
-        let waits_since = self.oldest.into_iter().chain(inbox.ready_since).min();
-        let too_long = waits_since.is_some_and(|since| since.elapsed() > PATIENCE);
+        let written = self.unflushed.iter().find(|item| item.place == Place::Memory);
+        let too_long =
+            written.or(inbox.ready.front()).is_some_and(|oldest| oldest.since.elapsed() > PATIENCE);
         let too_much = self.unflushed_bytes + inbox.ready_bytes > self.memory_bytes;
         // What lies on disk already must stay in front of what comes behind it.
         let behind = !queue.is_empty();
@@ -220,12 +221,16 @@ impl Window {
         Ok(())
     }
 
-    /// Sends refused rows to the `rejects` stream, or, if no epoch is held for them, to a file of their own.
-    fn reject(&self, rejects: Batch, held: Option<(u64, usize)>) -> Result<(), ConnectorError> {
+    /// Sends refused rows to the `rejects` stream, at the epoch that is held for them or at the newest one. A sink of
+    /// that stream has a file of its own for what it refuses.
+    fn reject(&mut self, rejects: Batch, held: Option<(u64, usize)>) -> Result<(), ConnectorError> {
         self.reject_counter.count(&rejects);
         let rejects = unordered(rejects);
-        if let Some((epoch, worker)) = held.filter(|_| self.rejects_flow) {
-            self.back.reject(epoch, worker, rejects);
+        if self.rejects_flow {
+            match held {
+                Some((epoch, worker)) => self.back.reject(epoch, worker, rejects),
+                None => self.unsettled.refused(self.back.reject_late(rejects)),
+            }
             return Ok(());
         }
         let mut lines = Vec::new();
@@ -234,8 +239,8 @@ impl Window {
             documents.write(idx, &mut lines);
             lines.push(b'\n');
         }
-        crate::storage::append(&self.late_rejects, &lines)
-            .map_err(|e| ConnectorError::storage(&self.late_rejects, e))
+        crate::storage::append(&self.own_rejects, &lines)
+            .map_err(|e| ConnectorError::storage(&self.own_rejects, e))
     }
 
     /// A place to hold the rejects of a flush: an epoch that is still held.
@@ -250,9 +255,8 @@ impl Window {
     /// Everything written is durable.
     fn flushed(&mut self) -> Result<(), ConnectorError> {
         let n_on_disk = self.unflushed.iter().filter(|item| item.place != Place::Memory).count();
-        if let Some(queue) = self.queue.as_mut().filter(|_| n_on_disk > 0) {
-            queue.pop_first(n_on_disk)?;
-        }
+        self.unsettled.flushed(n_on_disk);
+        self.settle()?;
         let in_memory = self.unflushed.iter().filter(|item| item.place == Place::Memory);
         if let Some(last) = in_memory.map(|item| item.epoch).max() {
             self.back.release(last + 1);
@@ -260,6 +264,25 @@ impl Window {
         self.unflushed.clear();
         self.unflushed_bytes = 0;
         self.oldest = None;
+        Ok(())
+    }
+
+    /// Takes what is flushed out of the queue, unless rejects of it are still on their way.
+    fn settle(&mut self) -> Result<(), ConnectorError> {
+        let n_settled = self.unsettled.settled();
+        match self.queue.as_mut().filter(|_| n_settled > 0) {
+            Some(queue) => queue.pop_first(n_settled),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing more is written: lets go of everything, and waits for the last rejects to arrive.
+    async fn end(&mut self) -> Result<(), ConnectorError> {
+        self.back.release(u64::MAX);
+        self.settle()?;
+        while self.unsettled.n_batches() > 0 && self.unsettled.changed().await {
+            self.settle()?;
+        }
         Ok(())
     }
 }
@@ -271,24 +294,28 @@ impl SinkTask {
     /// What the pipeline cannot go on after: a refused configuration, a failed disk.
     pub(super) async fn run(mut self) -> Result<(), ConnectorError> {
         let mut connected = false;
+        // Rows were not taken; only rows that are taken show that the sink is well again.
+        let mut stuck = false;
         let mut pause = RETRY_MIN;
         loop {
             let result = if connected { self.step().await } else { self.reconnect().await };
             match result {
                 Ok(true) => {
-                    self.up(true);
+                    stuck &= !connected || !self.window.unflushed.is_empty();
                     connected = true;
-                    pause = RETRY_MIN;
+                    if !stuck {
+                        self.up(true);
+                        pause = RETRY_MIN;
+                    }
                 }
                 Ok(false) => {
                     self.sink.close().await.ok();
-                    self.window.back.release(u64::MAX);
-                    return Ok(());
+                    return self.window.end().await;
                 }
                 Err(e @ (ConnectorError::Refused { .. } | ConnectorError::Storage { .. })) => return Err(e),
                 Err(error) => {
                     self.up(false);
-                    connected = false;
+                    stuck |= std::mem::replace(&mut connected, false);
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     warn!(sink = %self.name, %error, cause, "Sink failed; trying again.");
                     let kind =
@@ -319,8 +346,8 @@ impl SinkTask {
             self.show_queue();
             let nothing_held = !self.window.holds() && self.inbox.ready.is_empty();
             if self.inbox.complete() == u64::MAX && nothing_held {
-                self.window.back.release(u64::MAX);
                 info!(sink = %self.name, "Sink is down; what it has not taken waits on disk.");
+                self.window.end().await?;
                 return Ok(false);
             }
             tokio::select! {
@@ -341,14 +368,17 @@ impl SinkTask {
             inbox.put_back(item);
         }
         (window.unflushed_bytes, window.oldest) = (0, None);
+        window.unsettled.failed();
         if let Some(queue) = &mut window.queue {
             queue.rewind();
+            queue.skip(window.unsettled.n_batches());
         }
         Ok(true)
     }
 
     /// One step: write what is there, flush if it is time, else wait. False at the end.
     async fn step(&mut self) -> Result<bool, ConnectorError> {
+        self.window.settle()?;
         self.show_queue();
         if let Some(item) = self.next()? {
             let epoch = item.epoch;
@@ -391,7 +421,8 @@ impl SinkTask {
         if let Some(queue) = &mut self.window.queue
             && let Some((epoch, batch)) = queue.read()?
         {
-            return Ok(Some(Item { epoch: epoch.0, worker: 0, batch, place: Place::FromDisk }));
+            let since = Instant::now();
+            return Ok(Some(Item { epoch: epoch.0, worker: 0, batch, place: Place::FromDisk, since }));
         }
         Ok(self.inbox.pop())
     }
