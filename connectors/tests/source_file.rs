@@ -336,6 +336,54 @@ async fn truncated_and_grown_beyond_the_old_offset_between_two_looks() {
     assert_eq!(tail.delivered.len(), 2, "another partition");
 }
 
+/// What was read is only what the next generation begins with too.
+#[tokio::test(flavor = "multi_thread")]
+async fn truncated_within_a_header_that_the_next_content_has_too() {
+    for header in ["# header\n".to_owned(), format!("# {}\n", "h".repeat(500))] {
+        for (n_old, n_new) in [(3, 5), (100, 5), (100, 300), (300, 100)] {
+            for restart in [false, true] {
+                let keys = "paths: ['LOGS/app.log']\npoll_interval: 1ms\n";
+                let old: String = (0..n_old).map(|n| format!("old {n}\n")).collect();
+                let new: String = (0..n_new).map(|n| format!("new {n}\n")).collect();
+                let prepare =
+                    |logs: &Path| fs::write(logs.join("app.log"), format!("{header}{old}")).unwrap();
+                let mut tail = Tail::new(prepare, keys).await;
+                tail.recv(1).await.unwrap();
+                if restart {
+                    tail.restart().await;
+                }
+                let log = tail.logs().join("app.log");
+                fs::copy(&log, tail.logs().join("app.log.1")).unwrap();
+                fs::write(&log, format!("{header}{new}")).unwrap();
+                tail.recv_until(2 + n_old + n_new).await;
+                let mut texts = tail.texts();
+                texts.sort();
+                let mut expect: Vec<&str> =
+                    [&header, &header, &*old, &*new].iter().flat_map(|t| t.lines()).collect();
+                expect.sort_unstable();
+                assert_eq!(texts, expect, "{n_old} lines, then {n_new}");
+                tail.restart().await;
+                tail.assert_quiet().await;
+            }
+        }
+    }
+}
+
+/// As between two ticks of the file system's clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_by_as_much_at_the_same_time() {
+    let keys = "paths: ['LOGS/app.log']\npoll_interval: 1ms\n";
+    let mut tail = Tail::new(|logs| fs::write(logs.join("app.log"), "old 1\n").unwrap(), keys).await;
+    tail.recv_until(1).await;
+    let log = tail.logs().join("app.log");
+    let time = fs::metadata(&log).unwrap().modified().unwrap();
+    fs::write(&log, "new 1\n").unwrap();
+    OpenOptions::new().append(true).open(&log).unwrap().set_modified(time).unwrap();
+    tail.recv_until(2).await;
+    assert_eq!(tail.texts(), ["old 1", "new 1"]);
+    assert_eq!(tail.delivered.len(), 2, "another partition");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_files_are_read_whole_and_recognised_as_what_they_were() {
     let lines: String = (0..5000).map(|n| format!("line number {n}\n")).collect();
@@ -500,14 +548,14 @@ async fn rotation_by_copytruncate_with_restarts_loses_and_repeats_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rotation_under_a_writer_at_full_speed() {
+/// Rotated by the writer itself, so that nothing is written between copy and truncation.
+async fn rotate_at_full_speed(rotate: impl Fn(&Path, &Path) + Send + 'static) {
     let mut tail = Tail::new(|_| {}, FOLLOW).await;
     let logs = tail.logs();
     let writer = std::thread::spawn(move || {
         for n in 0..20_000 {
             if n % 2_000 == 1_999 {
-                fs::rename(logs.join("app.log"), logs.join(format!("app.log.{n}"))).unwrap();
+                rotate(&logs.join("app.log"), &logs.join(format!("app.log.{n}")));
             }
             let mut file = OpenOptions::new().append(true).create(true).open(logs.join("app.log")).unwrap();
             file.write_all(format!("{n}\n").as_bytes()).unwrap();
@@ -519,4 +567,18 @@ async fn rotation_under_a_writer_at_full_speed() {
     let mut numbers: Vec<usize> = tail.texts().iter().map(|t| t.parse().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..20_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_by_create_under_a_writer_at_full_speed() {
+    rotate_at_full_speed(|log, to| fs::rename(log, to).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_by_copytruncate_under_a_writer_at_full_speed() {
+    rotate_at_full_speed(|log, to| {
+        fs::copy(log, to).unwrap();
+        OpenOptions::new().write(true).open(log).unwrap().set_len(0).unwrap();
+    })
+    .await;
 }

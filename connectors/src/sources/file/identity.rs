@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::ReadFrom;
 use super::read::TAIL_BYTES;
 use super::reader::{Reader, key_of};
-use super::registry::{Entry, FileKey, fingerprint, is_rotated_name};
+use super::registry::{Entry, FileKey, Fingerprint, is_rotated_name};
 use super::tailer::{Tailed, Tailer};
 
 /// Files of one folder that are looked at in search of a rotated one.
@@ -29,14 +29,6 @@ enum Match {
     Copy(Partition),
     /// None of those known.
     New,
-}
-
-impl Entry {
-    /// Whether content that begins with `head` can be this partition's.
-    fn begins(&self, head: &[u8]) -> bool {
-        let len = usize::try_from(self.fingerprint_len).unwrap_or(usize::MAX);
-        head.get(..len).is_some_and(|head| fingerprint(head) == self.fingerprint)
-    }
 }
 
 /// Files beside `path` whose names begin with its name, such as `app.log.1`.
@@ -136,16 +128,16 @@ impl Tailer {
             self.registry.orphan(partition);
         }
         // The same content elsewhere.
-        let full = fingerprint(head);
+        let full = Fingerprint::of(head);
         let is_full = head.len() as u64 == self.config.fingerprint_bytes;
         let mut alike: Vec<(bool, Partition)> = self
             .registry
             .entries()
             .filter(|e| e.key != key && Some(e.partition) != not)
             .filter(|e| {
-                (is_full && e.fingerprint_len == head.len() as u64 && e.fingerprint == full)
+                (is_full && e.fingerprint == full)
                     || (is_rotated_name(Path::new(&e.path), &path)
-                        && (e.begins(head) || (head.len() as u64) < e.fingerprint_len))
+                        && (e.begins(head) || full.len < e.fingerprint.len))
             })
             .map(|e| (!e.claimed, e.partition))
             .collect();
@@ -207,13 +199,13 @@ impl Tailer {
         Ok(bytes)
     }
 
-    /// A file grew: a short fingerprint becomes a longer one, unless its first bytes changed. They are looked at
-    /// while there are no bytes before the offset that would tell.
+    /// A file grew: a short fingerprint becomes a longer one, unless its first bytes changed. Those of one that is
+    /// long enough are looked at when it is read.
     pub(super) fn check_fingerprint(&mut self, id: u64) -> io::Result<()> {
         let Some(file) = self.files.get(&id) else { return Ok(()) };
         let Some(partition) = file.partition else { return Ok(()) };
-        let (len, is_checked) = (self.config.fingerprint_bytes, !file.tail.is_empty());
-        if self.registry.get(partition).is_none_or(|e| is_checked && e.fingerprint_len >= len) {
+        let len = self.config.fingerprint_bytes;
+        if self.registry.get(partition).is_none_or(|e| len <= e.fingerprint.len) {
             return Ok(());
         }
         let head = self.head(id)?;
@@ -221,8 +213,8 @@ impl Tailer {
         if !entry.begins(&head) {
             return self.truncated(id);
         }
-        if entry.fingerprint_len < head.len() as u64 {
-            self.registry.extend_fingerprint(partition, &head);
+        if entry.fingerprint.len < head.len() as u64 {
+            self.registry.extend_fingerprint(partition, Fingerprint::of(&head));
         }
         Ok(())
     }
@@ -332,7 +324,7 @@ impl Tailer {
                 self.registry.get(partition).filter(|_| is_free).is_some_and(|e| {
                     // A short fingerprint tells only if it covers all that was read.
                     let is_enough =
-                        e.fingerprint_len == self.config.fingerprint_bytes || e.next <= e.fingerprint_len;
+                        e.fingerprint.len == self.config.fingerprint_bytes || e.next <= e.fingerprint.len;
                     e.begins(head) && e.next < metadata.len() && (key_of(metadata) == key || is_enough)
                 })
             });

@@ -11,10 +11,11 @@
 //!   the file grows. It is on disk before the partition's first chunk is handed out.
 //! - After a restart a file continues a partition if device, inode and fingerprint match; or if only a full-length
 //!   fingerprint matches (a rotated file that was copied, compressed or restored). All else is a new partition.
-//! - Truncation in place (`copytruncate`) ends a partition: the file is shorter than what was read, or the last bytes
-//!   that were read are no longer there. The copy that was made of the old content continues the partition, whether
-//!   `paths` names it or not, so what was copied but not yet read is not lost. What is written between copy and
-//!   truncation is lost by the rotation itself, as with every reader.
+//! - Truncation in place (`copytruncate`) ends a partition: the file is shorter than what was read, or its first bytes
+//!   or the last ones that were read are no longer there. Both are compared on every read, since either may be the
+//!   same in the next content. The copy that was made of the old content continues the partition, whether `paths`
+//!   names it or not, so what was copied but not yet read is not lost. What is written between copy and truncation is
+//!   lost by the rotation itself, as with every reader.
 //!
 //! All file access happens on a blocking thread, in `tailer::Tailer`, which knows nothing of tokio.
 

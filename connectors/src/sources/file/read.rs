@@ -6,6 +6,7 @@ use arrow::buffer::Buffer;
 use logdrive_schemas::MessageRange;
 
 use super::reader::Reader;
+use super::registry::Fingerprint;
 use super::tailer::Tailed;
 use crate::source::Budget;
 
@@ -13,8 +14,8 @@ use crate::source::Budget;
 const READ_BYTES: usize = 1 << 20;
 /// How much of a line that is too long is searched for its end before other files get their turn.
 const SCAN_BYTES: usize = 16 << 20;
-/// How many bytes before the offset are compared on every read, to notice that a file was truncated and has grown
-/// again. Covers the end of a line, where numbers and identifiers differ.
+/// How many bytes before the offset are compared on every read, besides the file's first ones, to notice that it was
+/// truncated and has grown again. Covers the end of a line, where numbers and identifiers differ.
 pub(super) const TAIL_BYTES: usize = 128;
 /// Ends the kept beginning of a line that is too long: invalid in UTF-8, so that every decoder rejects it.
 const CUT: u8 = 0xFF;
@@ -47,17 +48,22 @@ pub(super) struct Lines {
 pub(super) struct Limits {
     pub(super) budget: Budget,
     pub(super) max_line: usize,
+    /// What the content is known to begin with.
+    pub(super) fingerprint: Fingerprint,
+    /// How long a fingerprint may become.
+    pub(super) fingerprint_max: u64,
 }
 
 impl Tailed {
     /// Reads lines from the current offset and moves the offset behind them.
     pub(super) fn read_lines(&mut self, limits: Limits) -> io::Result<Found> {
+        self.grown = None;
         if self.scanned > self.offset {
             return self.scan_long_line(limits);
         }
         let mut len = READ_BYTES.min(limits.budget.bytes.max(1));
         loop {
-            let Some((buf, tail_len)) = self.read_verified(len)? else { return Ok(Found::Truncated) };
+            let Some((buf, tail_len)) = self.read_verified(len, limits)? else { return Ok(Found::Truncated) };
             let n_new = buf.len() - tail_len;
             let at_end = n_new < len;
             let is_line = memchr::memchr(b'\n', &buf[tail_len..]).is_some();
@@ -80,8 +86,9 @@ impl Tailed {
         self.finalise || self.reader.as_ref().is_some_and(Reader::is_whole)
     }
 
-    /// Reads up to `len` new bytes behind the last ones before them; `None` if those are no longer the same.
-    fn read_verified(&mut self, len: usize) -> io::Result<Option<(Vec<u8>, usize)>> {
+    /// Reads up to `len` new bytes behind the last ones before them; `None` if those are no longer the same, or the
+    /// file's first ones are not: either alone may be a line that many files have, such as a header.
+    fn read_verified(&mut self, len: usize, limits: Limits) -> io::Result<Option<(Vec<u8>, usize)>> {
         let Some(reader) = &mut self.reader else { return Err(io::ErrorKind::NotFound.into()) };
         let tail_len = if reader.is_compressed() { 0 } else { self.tail.len() };
         let from = self.offset - tail_len as u64;
@@ -95,10 +102,23 @@ impl Tailed {
         if buf.get(..tail_len) != Some(&self.tail[..tail_len]) {
             return Ok(None);
         }
+        if reader.is_compressed() {
+            return Ok(Some((buf, tail_len)));
+        }
         // Truncated while it was read: nobody knows which part of it is old.
-        if !reader.is_compressed() && reader.metadata()?.len() < from + buf.len() as u64 {
+        if reader.metadata()?.len() < from + buf.len() as u64 {
             return Ok(None);
         }
+        // Looked at last: if the first bytes are still the same now, they were when the others were read.
+        let known = limits.fingerprint.len;
+        let len = known.max(limits.fingerprint_max.min(from + buf.len() as u64)) as usize;
+        let head = reader.head(len)?;
+        let overlap = usize::try_from(from).ok().and_then(|from| head.get(from..)).unwrap_or(&[]);
+        let n_both = overlap.len().min(buf.len());
+        if head.len() < len || !limits.fingerprint.begins(&head) || overlap[..n_both] != buf[..n_both] {
+            return Ok(None);
+        }
+        self.grown = (known < len as u64).then(|| Fingerprint::of(&head));
         Ok(Some((buf, tail_len)))
     }
 
@@ -184,11 +204,13 @@ impl Tailed {
     }
 
     fn cut_long_line(&mut self, next: u64, limits: Limits) -> io::Result<Found> {
-        let (offset, mut buf, mut tail) = (self.offset, Vec::with_capacity(limits.max_line + 1), Vec::new());
+        let Some((mut buf, tail_len)) = self.read_verified(limits.max_line, limits)? else {
+            return Ok(Found::Truncated);
+        };
+        buf.drain(..tail_len);
+        let (offset, mut tail) = (self.offset, Vec::new());
         let Some(reader) = &mut self.reader else { return Err(io::ErrorKind::NotFound.into()) };
-        let is_compressed = reader.is_compressed();
-        reader.read_at(offset, limits.max_line, &mut buf)?;
-        if !is_compressed {
+        if !reader.is_compressed() {
             let tail_len = next.min(TAIL_BYTES as u64);
             reader.read_at(next - tail_len, tail_len as usize, &mut tail)?;
         }

@@ -27,6 +27,28 @@ impl FileKey {
     pub(super) const NONE: Self = Self { dev: 0, ino: 0 };
 }
 
+/// What a file's content begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fingerprint {
+    /// Of the first `len` bytes (decompressed).
+    #[serde(rename = "fingerprint")]
+    hash: u64,
+    #[serde(rename = "fingerprint_len")]
+    pub(super) len: u64,
+}
+
+impl Fingerprint {
+    pub(super) fn of(head: &[u8]) -> Self {
+        Self { hash: xxh3_64(head), len: head.len() as u64 }
+    }
+
+    /// Whether content that begins with `head` can be that which has this fingerprint.
+    pub(super) fn begins(&self, head: &[u8]) -> bool {
+        let len = usize::try_from(self.len).unwrap_or(usize::MAX);
+        head.get(..len).is_some_and(|head| xxh3_64(head) == self.hash)
+    }
+}
+
 /// One partition, and the file it was last found in.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -34,9 +56,8 @@ pub(super) struct Entry {
     pub(super) key: FileKey,
     /// For finding what became of the file, lossy where it is not UTF-8.
     pub(super) path: String,
-    /// Hash of the first `fingerprint_len` bytes (decompressed).
-    pub(super) fingerprint: u64,
-    pub(super) fingerprint_len: u64,
+    #[serde(flatten)]
+    pub(super) fingerprint: Fingerprint,
     /// Where reading began: 0, or the end at the time with `read_from: end`.
     pub(super) start: u64,
     /// When the file was last there, seconds since the Unix epoch.
@@ -47,6 +68,13 @@ pub(super) struct Entry {
     /// Whether an open file is this partition.
     #[serde(skip)]
     pub(super) claimed: bool,
+}
+
+impl Entry {
+    /// Whether content that begins with `head` can be this partition's.
+    pub(super) fn begins(&self, head: &[u8]) -> bool {
+        self.fingerprint.begins(head)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,11 +100,6 @@ const VERSION: u32 = 1;
 const FORGET_AFTER_SECS: u64 = 30 * 24 * 3600;
 /// Of files that are gone, the latest so many are remembered.
 const GONE_MAX: usize = 10_000;
-
-/// The hash that tells files apart.
-pub(super) fn fingerprint(head: &[u8]) -> u64 {
-    xxh3_64(head)
-}
 
 /// Whether `name` is what a rotation may make of the name `of`: the same in the same folder, with something behind.
 pub(super) fn is_rotated_name(of: &Path, name: &Path) -> bool {
@@ -132,8 +155,7 @@ impl Registry {
             partition,
             key,
             path: path.display().to_string(),
-            fingerprint: fingerprint(head),
-            fingerprint_len: head.len() as u64,
+            fingerprint: Fingerprint::of(head),
             start,
             seen: now_secs(),
             next: start,
@@ -189,9 +211,9 @@ impl Registry {
     }
 
     /// The file has grown: more of it tells it apart.
-    pub(super) fn extend_fingerprint(&mut self, partition: Partition, head: &[u8]) {
+    pub(super) fn extend_fingerprint(&mut self, partition: Partition, fingerprint: Fingerprint) {
         if let Some(entry) = self.entries.get_mut(&partition) {
-            (entry.fingerprint, entry.fingerprint_len) = (fingerprint(head), head.len() as u64);
+            entry.fingerprint = fingerprint;
             self.dirty = true;
         }
     }

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::File;
 use super::read::{Found, Limits, Lines};
 use super::reader::{Reader, key_of};
-use super::registry::{FileKey, Registry};
+use super::registry::{FileKey, Fingerprint, Registry};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::Budget;
@@ -31,7 +31,7 @@ pub(super) enum Progress {
     End,
 }
 
-/// Size and time of change: if both stay, nothing was written.
+/// Size and time of change: if both stay, nothing was written, except in the same tick of the file system's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -64,9 +64,13 @@ pub(super) struct Tailed {
     pub(super) offset: u64,
     /// The bytes before `offset`.
     pub(super) tail: Vec<u8>,
+    /// The longer fingerprint that the last read came to.
+    pub(super) grown: Option<Fingerprint>,
     /// Up to where a line that is too long was searched for its end.
     pub(super) scanned: u64,
     pub(super) stamp: Stamp,
+    /// Whether it was looked at when `stamp` could no longer hide a change.
+    pub(super) settled: bool,
     /// Whether `path` still leads to it.
     pub(super) attached: bool,
     /// When it last changed, or lost its name.
@@ -157,8 +161,10 @@ impl Tailer {
             not: None,
             offset: 0,
             tail: Vec::new(),
+            grown: None,
             scanned: 0,
             stamp: Stamp::NONE,
+            settled: false,
             attached,
             quiet_since: Instant::now(),
             finalise: !self.config.follow,
@@ -222,19 +228,15 @@ impl Tailer {
     }
 
     fn read(&mut self, id: u64, budget: Budget) -> Result<Option<Chunk>, ConnectorError> {
-        let limits = Limits { budget, max_line: self.config.max_line_bytes as usize };
-        if let Some(file) = self.files.get_mut(&id) {
-            file.queued = false;
-        }
-        if self.files.get(&id).is_some_and(|f| f.tail.is_empty() && f.scanned == 0)
-            && let Err(error) = self.check_fingerprint(id)
-        {
-            self.fail(id, &error);
-        }
-        self.registry.save()?;
-        if self.files.get(&id).is_none_or(|f| f.partition.is_none()) {
-            return Ok(None);
-        }
+        let Some(file) = self.files.get_mut(&id) else { return Ok(None) };
+        file.queued = false;
+        let Some(entry) = file.partition.and_then(|p| self.registry.get(p)) else { return Ok(None) };
+        let limits = Limits {
+            budget,
+            max_line: self.config.max_line_bytes as usize,
+            fingerprint: entry.fingerprint,
+            fingerprint_max: self.config.fingerprint_bytes,
+        };
         match self.ensure_open(id).and_then(|file| file.read_lines(limits)) {
             Ok(Found::Lines(lines)) => {
                 if lines.more {
@@ -249,6 +251,7 @@ impl Tailer {
                     self.enqueue(id);
                 }
                 self.note_progress(id);
+                self.extend_fingerprint(id)?;
                 Ok(None)
             }
             Ok(Found::Truncated) => {
@@ -268,15 +271,20 @@ impl Tailer {
 
     /// Nothing is handed out that the fingerprint does not reach, as far as it may reach.
     fn extend_fingerprint(&mut self, id: u64) -> Result<(), ConnectorError> {
-        let Some(file) = self.files.get(&id) else { return Ok(()) };
-        let known = file.partition.and_then(|p| self.registry.get(p)).map_or(u64::MAX, |e| e.fingerprint_len);
-        if known < file.offset.min(self.config.fingerprint_bytes) && !file.finalise {
-            if let Err(error) = self.check_fingerprint(id) {
-                self.fail(id, &error);
-            }
-            self.registry.save()?;
+        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
+        let Some(partition) = file.partition else { return Ok(()) };
+        if let Some(fingerprint) = file.grown.take() {
+            self.registry.extend_fingerprint(partition, fingerprint);
         }
-        Ok(())
+        let known = self.registry.get(partition).map_or(u64::MAX, |e| e.fingerprint.len);
+        // Only of compressed data: it is not read from its beginning every time.
+        if known < file.offset.min(self.config.fingerprint_bytes)
+            && !file.finalise
+            && let Err(error) = self.check_fingerprint(id)
+        {
+            self.fail(id, &error);
+        }
+        self.registry.save()
     }
 
     fn note_progress(&mut self, id: u64) {

@@ -16,6 +16,8 @@ use crate::error::ConnectorError;
 
 /// Looking for new files may take this part of the time: one in twenty.
 const DISCOVERY_SHARE: u32 = 20;
+/// The coarsest clock of a file system.
+const TICK: Duration = Duration::from_secs(1);
 
 impl Tailer {
     /// Looks at all files, and from time to time for new ones.
@@ -93,12 +95,16 @@ impl Tailer {
             return;
         };
         let stamp = Stamp::of(metadata);
-        let changed = stamp != file.stamp;
+        let mut changed = stamp != file.stamp;
         if changed {
-            (file.stamp, file.quiet_since) = (stamp, now);
+            (file.stamp, file.settled, file.quiet_since) = (stamp, false, now);
             if let Some(reader) = &mut file.reader {
                 reader.changed();
             }
+        } else if !file.settled && file.quiet_since + TICK <= now {
+            // Content replaced by as much in the same tick left no trace.
+            file.settled = true;
+            changed = !self.is_compressed(id);
         }
         if let Err(error) = self.follow_up(id, changed) {
             self.fail(id, &error);
