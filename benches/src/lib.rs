@@ -1,5 +1,7 @@
 //! What the benches share: a seeded generator of e-commerce lines, and chunks made of them.
 
+pub mod kernels;
+
 use std::fmt::Write as _;
 
 use arrow::buffer::Buffer;

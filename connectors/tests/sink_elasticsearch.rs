@@ -153,7 +153,7 @@ async fn a_refusing_endpoint_pauses_the_sink_and_keeps_its_rows() {
         let script = (0..3).map(|_| Reaction::status(status)).collect();
         let (server, asked) = scripted(script).await;
         let (mut out, cx) =
-            sink("elasticsearch", &yaml(&[server.url()], "template: { enabled: false }\ngzip: false"));
+            sink("elasticsearch", &yaml(&[server.url()], "template: { enabled: false }"));
         let sent = batches(&documents(&[], 10));
         out.connect().await.unwrap();
         let error = deliver(&mut *out, &sent).await.unwrap_err();
@@ -256,7 +256,7 @@ async fn nobody_there_is_an_error_at_once() {
 async fn what_the_configuration_says_is_sent() {
     let (server, asked) = scripted(Vec::new()).await;
     let more = "index_age_max: 30d\npipeline: geo\nrouting: tenant\nauth: { basic: { user: u, password: p } }\n\
-                template: { enabled: false }\ngzip: false";
+                template: { enabled: false }";
     let text = yaml(&[server.url()], more).replace("logs-%Y.%m.%d", "logs-{tenant}-%Y.%m.%d");
     let (mut out, _) = sink("elasticsearch", &text);
     let day = 24 * 3_600_000_000;
@@ -289,7 +289,7 @@ async fn what_the_configuration_says_is_sent() {
 #[tokio::test]
 async fn without_ids_the_server_makes_them() {
     let (server, asked) = scripted(Vec::new()).await;
-    let more = "id: none\nop: index\ntemplate: { enabled: false }";
+    let more = "id: none\nop: index\ngzip: true\ntemplate: { enabled: false }";
     let (mut out, _) = sink("elasticsearch", &yaml(&[server.url()], more));
     deliver_at_last(&mut *out, &batches(&documents(&[], 3))).await;
     let request = asked.lock().unwrap()[0].clone();

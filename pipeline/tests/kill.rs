@@ -65,7 +65,6 @@ sinks:
     from: [events]
     endpoint: ["http://{search}"]
     index: kill
-    gzip: false
     batch: {{ max_bytes: 64KiB, timeout: 150ms }}
     retry: {{ first: 50ms, max: 200ms }}
     # So small that the disk queue is used whenever the server is down.

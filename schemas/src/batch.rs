@@ -124,7 +124,13 @@ impl Batch {
 
     /// Appends [`Self::id`] to `out`.
     pub fn write_id(&self, idx: usize, out: &mut String) {
-        write!(out, "{}-{}-{:x}", self.origin.source, self.origin.partition, self.offsets.value(idx))
+        self.write_id_prefix(out);
+        write!(out, "{:x}", self.offsets.value(idx)).expect("writing to a string cannot fail");
+    }
+
+    /// Appends what the ids of all rows begin with; the row's offset in lower-case hexadecimal digits follows.
+    pub fn write_id_prefix(&self, out: &mut String) {
+        write!(out, "{}-{}-", self.origin.source, self.origin.partition)
             .expect("writing to a string cannot fail");
     }
 

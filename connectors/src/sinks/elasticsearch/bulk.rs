@@ -4,11 +4,14 @@
 //! kind is what keeps an event from speaking to the cluster in the sink's name: everything that an event can choose
 //! goes through JSON escaping, and a document is one line that begins with `{`.
 
+use std::io::Write as _;
+use std::ops::Range;
+
 use bytes::Bytes;
 use logdrive_schemas::{Batch, Reject};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::index::{IndexPattern, Text};
+use super::index::{IndexPattern, Names, Text};
 use crate::document::Documents;
 use crate::sinks::http_auth::gzip;
 use crate::sinks::http_rejects::Refused;
@@ -27,7 +30,7 @@ pub(super) struct Action {
     pub(super) routing: Option<String>,
 }
 
-/// A bulk request while it is filled, and until its last item is confirmed.
+/// A bulk request while it is filled.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
     body: Vec<u8>,
@@ -35,6 +38,14 @@ pub(super) struct Bulk {
     batches: Vec<Batch>,
     /// Rows that never became an item.
     unfit: Vec<(usize, Reject)>,
+}
+
+/// A bulk request until its last item is confirmed.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    body: Bytes,
+    items: Vec<Item>,
+    batches: Vec<Batch>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,19 +70,12 @@ impl Bulk {
     ) -> usize {
         let documents = Documents::new(batch);
         let mut names = index.names(batch);
-        let routing = action.routing.as_ref().map_or(Text::Missing, |name| Text::of(batch, name));
-        let mut line = ActionLine::default();
+        let mut actions = Actions::new(batch, action);
         self.batches.push(batch.clone());
         let batch_idx = self.batches.len() - 1;
         for row in from..batch.num_rows() {
             let start = self.body.len();
-            line.clear();
-            names.write(row, &mut line.index);
-            routing.write(row, &mut line.routing);
-            if action.with_id {
-                write_id(batch, row, &mut line.id);
-            }
-            line.write(action.op, &mut self.body);
+            actions.write(row, &mut names, &mut self.body);
             let document = self.body.len();
             documents.write(row, &mut self.body);
             make_line(&mut self.body, document);
@@ -96,14 +100,21 @@ impl Bulk {
         self.items.is_empty() && self.unfit.is_empty()
     }
 
-    /// The number of items.
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
-    }
-
     /// The rows that never became an item.
     pub(super) fn take_unfit(&mut self) -> Vec<(usize, Reject)> {
         std::mem::take(&mut self.unfit)
+    }
+
+    /// No more items: what is needed until the last one is confirmed.
+    pub(super) fn seal(self) -> Sealed {
+        Sealed { body: self.body.into(), items: self.items, batches: self.batches }
+    }
+}
+
+impl Sealed {
+    /// The number of items.
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
     }
 
     /// Where item `idx` came from: the batch's number, and the reject of its row.
@@ -130,10 +141,15 @@ impl Bulk {
         items.iter().map(|idx| self.item(*idx).len()).sum()
     }
 
-    /// The request body of `items`, in their order.
+    /// The request body of `items`, which are ascending. Neighbours only, as nearly always, are not copied.
     pub(super) fn encode(&self, items: &[usize], compress: bool) -> Bytes {
-        let parts = items.iter().map(|idx| self.item(*idx));
+        let (Some(first), Some(last)) = (items.first(), items.last()) else { return Bytes::new() };
         let size = self.bytes(items);
+        let range = self.item(*first).start..self.item(*last).end;
+        if !compress && range.len() == size {
+            return self.body.slice(range);
+        }
+        let parts = items.iter().map(|idx| &self.body[self.item(*idx)]);
         if compress {
             return gzip(parts, size).into();
         }
@@ -142,41 +158,88 @@ impl Bulk {
         body.into()
     }
 
-    fn item(&self, idx: usize) -> &[u8] {
+    fn item(&self, idx: usize) -> Range<usize> {
         let start = if idx == 0 { 0 } else { self.items[idx - 1].end };
-        &self.body[start..self.items[idx].end]
+        start..self.items[idx].end
     }
 }
 
-/// The values of one action line.
-#[derive(Default)]
-struct ActionLine {
+/// Writes the action lines of one batch. Rows that follow each other nearly always go to one index, so all of the
+/// line but the end of the id is remembered.
+struct Actions<'a> {
+    batch: &'a Batch,
+    action: &'a Action,
+    routing: Text<'a>,
+    /// The index that `head` is for.
     index: String,
-    id: String,
-    routing: String,
+    /// `{"create":{"_index":"i"`, and with ids `,"_id":"s-p-`.
+    head: Vec<u8>,
+    /// What ids begin with; `None` if they might be too long, and each is hashed.
+    id_prefix: Option<String>,
+    /// Working memory.
+    name: String,
+    value: String,
 }
 
-impl ActionLine {
-    fn clear(&mut self) {
-        self.index.clear();
-        self.id.clear();
-        self.routing.clear();
+impl<'a> Actions<'a> {
+    fn new(batch: &'a Batch, action: &'a Action) -> Self {
+        let mut id_prefix = String::new();
+        batch.write_id_prefix(&mut id_prefix);
+        Self {
+            batch,
+            action,
+            routing: action.routing.as_ref().map_or(Text::Missing, |name| Text::of(batch, name)),
+            index: String::new(),
+            head: Vec::new(),
+            id_prefix: Some(id_prefix).filter(|prefix| prefix.len() + 16 <= ID_MAX),
+            name: String::new(),
+            value: String::new(),
+        }
     }
 
-    fn write(&self, op: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"");
-        out.extend_from_slice(op.as_bytes());
-        out.extend_from_slice(b"\":{\"_index\":");
-        write_json(&self.index, out);
-        for (key, value) in [("_id", &self.id), ("routing", &self.routing)] {
-            if !value.is_empty() {
-                out.extend_from_slice(b",\"");
-                out.extend_from_slice(key.as_bytes());
-                out.extend_from_slice(b"\":");
-                write_json(value, out);
+    fn write(&mut self, row: usize, names: &mut Names<'_>, out: &mut Vec<u8>) {
+        self.name.clear();
+        names.write(row, &mut self.name);
+        if self.head.is_empty() || self.name != self.index {
+            self.begin();
+        }
+        out.extend_from_slice(&self.head);
+        match &self.id_prefix {
+            _ if !self.action.with_id => {}
+            Some(_) => {
+                write_hex(self.batch.offsets().value(row), out);
+                out.push(b'"');
+            }
+            None => {
+                self.value.clear();
+                self.batch.write_id(row, &mut self.value);
+                write!(out, "{:032x}\"", xxh3_128(self.value.as_bytes())).expect("memory takes it");
             }
         }
+        self.value.clear();
+        self.routing.write(row, &mut self.value);
+        if !self.value.is_empty() {
+            out.extend_from_slice(b",\"routing\":");
+            write_json(&self.value, out);
+        }
         out.extend_from_slice(b"}}\n");
+    }
+
+    /// Makes the head for the index `name`.
+    fn begin(&mut self) {
+        std::mem::swap(&mut self.index, &mut self.name);
+        let head = &mut self.head;
+        head.clear();
+        head.extend_from_slice(b"{\"");
+        head.extend_from_slice(self.action.op.as_bytes());
+        head.extend_from_slice(b"\":{\"_index\":");
+        write_json(&self.index, head);
+        if self.action.with_id {
+            head.extend_from_slice(b",\"_id\":");
+            write_json(self.id_prefix.as_deref().unwrap_or_default(), head);
+            // The rest of the id and its closing quote follow.
+            head.pop();
+        }
     }
 }
 
@@ -184,11 +247,11 @@ fn write_json(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("a string is JSON, and writing to memory cannot fail");
 }
 
-/// Appends the row's identity, hashed if it is longer than an id may be.
-fn write_id(batch: &Batch, row: usize, out: &mut String) {
-    batch.write_id(row, out);
-    if out.len() > ID_MAX {
-        *out = format!("{:032x}", xxh3_128(out.as_bytes()));
+/// Appends `n` in lower-case hexadecimal digits.
+fn write_hex(n: u64, out: &mut Vec<u8>) {
+    let n_digits = (64 - n.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..n_digits).rev() {
+        out.push(b"0123456789abcdef"[(n >> (4 * digit)) as usize & 15]);
     }
 }
 

@@ -28,7 +28,7 @@ use rand::Rng as _;
 use serde_json::Value;
 
 use super::answer::{Answer, Asked, Verdict, explain, read};
-use super::bulk::Bulk;
+use super::bulk::{Bulk, Sealed};
 use super::endpoints::{Call, Endpoints, NoReply, Reply};
 use super::gate::Gate;
 use crate::context::ConnectorContext;
@@ -129,7 +129,7 @@ enum Outcome {
 /// If the sink must pause. What was stored until then is stored.
 pub(super) async fn deliver(delivery: Arc<Delivery>, mut bulk: Bulk) -> Result<Refused, ConnectorError> {
     let mut rejects = bulk.take_unfit();
-    let bulk = Arc::new(bulk);
+    let bulk = Arc::new(bulk.seal());
     let mut parts = VecDeque::from([(0..bulk.len()).collect::<Vec<_>>()]);
     let (mut n_failed, mut n_unclear) = (0_u32, 0_u32);
     let mut sent_again = false;
@@ -190,7 +190,7 @@ pub(super) async fn deliver(delivery: Arc<Delivery>, mut bulk: Bulk) -> Result<R
 
 impl Delivery {
     /// Sends `items` once.
-    async fn attempt(&self, bulk: &Arc<Bulk>, items: &[usize]) -> Outcome {
+    async fn attempt(&self, bulk: &Arc<Sealed>, items: &[usize]) -> Outcome {
         let _pass = self.gate.enter().await;
         let Some(endpoint) = self.endpoints.pick().await else {
             self.counters.error("unreachable");
@@ -228,9 +228,12 @@ impl Delivery {
     }
 
     /// Compression takes tens of milliseconds, too long for a thread that others wait for.
-    async fn encode(&self, bulk: &Arc<Bulk>, items: &[usize]) -> Bytes {
-        let (bulk, items, gzip) = (Arc::clone(bulk), items.to_vec(), self.gzip);
-        match tokio::task::spawn_blocking(move || bulk.encode(&items, gzip)).await {
+    async fn encode(&self, bulk: &Arc<Sealed>, items: &[usize]) -> Bytes {
+        if !self.gzip {
+            return bulk.encode(items, false);
+        }
+        let (bulk, items) = (Arc::clone(bulk), items.to_vec());
+        match tokio::task::spawn_blocking(move || bulk.encode(&items, true)).await {
             Ok(body) => body,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
@@ -265,7 +268,7 @@ impl Delivery {
     }
 
     /// Puts both halves of `items` at the head of the line.
-    fn halve(&self, bulk: &Bulk, items: &[usize], parts: &mut VecDeque<Vec<usize>>) {
+    fn halve(&self, bulk: &Sealed, items: &[usize], parts: &mut VecDeque<Vec<usize>>) {
         // What was too much now is too much the next time.
         self.bytes_max.fetch_min((bulk.bytes(items) / 2).max(BYTES_MIN), Ordering::Relaxed);
         let (left, right) = items.split_at(items.len() / 2);
@@ -276,7 +279,7 @@ impl Delivery {
     /// Counts what every item came to; returns those to send again.
     fn settle(
         &self,
-        bulk: &Bulk,
+        bulk: &Sealed,
         items: &[usize],
         verdicts: Vec<Verdict>,
         rejects: &mut Vec<(usize, Reject)>,

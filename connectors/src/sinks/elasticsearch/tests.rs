@@ -115,6 +115,7 @@ fn a_body_is_cut_at_its_limit_but_takes_one_row_of_any_size() {
     while row < 10 {
         let mut bulk = Bulk::default();
         row = bulk.fill(&rows, row, 150, (&index, &action));
+        let bulk = bulk.seal();
         let items: Vec<usize> = (0..bulk.len()).collect();
         assert!(bulk.bytes(&items) <= 150);
         n_items.push(bulk.len());
@@ -122,7 +123,7 @@ fn a_body_is_cut_at_its_limit_but_takes_one_row_of_any_size() {
     assert_eq!((n_items.iter().sum::<usize>(), n_items[0]), (10, 2));
     let mut bulk = Bulk::default();
     assert_eq!(bulk.fill(&rows, 3, 1, (&index, &action)), 4);
-    assert_eq!(bulk.len(), 1);
+    assert_eq!(bulk.seal().len(), 1);
 }
 
 /// Documents as attackers would write them: line breaks, what looks like operations, what is not UTF-8, no objects.
@@ -154,10 +155,11 @@ proptest! {
         let action = Action { op: "create", with_id: true, routing: Some("tenant".into()) };
         let mut bulk = Bulk::default();
         prop_assert_eq!(bulk.fill(&rows, 0, usize::MAX, (&index, &action)), documents.len());
+        let unfit = bulk.take_unfit();
+        let bulk = bulk.seal();
         let n_items = bulk.len();
         let items: Vec<usize> = (0..n_items).collect();
         let body = bulk.encode(&items, false);
-        let unfit = bulk.take_unfit();
         prop_assert_eq!(n_items + unfit.len(), documents.len());
         let object = |document: &[u8]| document.trim_ascii_start().starts_with(b"{");
         prop_assert!(unfit.iter().all(|(_, r)| !object(&documents[r.idx])));
