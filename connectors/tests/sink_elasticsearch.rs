@@ -152,8 +152,7 @@ async fn a_refusing_endpoint_pauses_the_sink_and_keeps_its_rows() {
     for status in [401, 403, 404, 405, 302] {
         let script = (0..3).map(|_| Reaction::status(status)).collect();
         let (server, asked) = scripted(script).await;
-        let (mut out, cx) =
-            sink("elasticsearch", &yaml(&[server.url()], "template: { enabled: false }"));
+        let (mut out, cx) = sink("elasticsearch", &yaml(&[server.url()], "template: { enabled: false }"));
         let sent = batches(&documents(&[], 10));
         out.connect().await.unwrap();
         let error = deliver(&mut *out, &sent).await.unwrap_err();

@@ -40,7 +40,7 @@ impl Reader {
     /// # Errors
     /// `Storage` if the file cannot be read or is damaged.
     pub(super) fn frame_of(&mut self, number: u64) -> Result<(Frame, Bytes), ConnectorError> {
-        if self.segment.is_none() || number < self.next {
+        if self.segment.is_none() || number != self.next {
             self.seek(number)?;
         }
         let mut wanted = number;
@@ -112,11 +112,18 @@ impl Reader {
         Ok(())
     }
 
-    /// Goes to the start of the segment that holds `number`.
+    /// Goes to the segment that holds `number`, at its start or wherever before `number` the reader is in it already.
+    /// Segments in between may have been deleted since the last read: what they held was handed out from memory.
     fn seek(&mut self, number: u64) -> Result<(), ConnectorError> {
         let segments = list(&self.dir).map_err(|e| ConnectorError::storage(&self.dir, e))?;
         let first = segments.iter().rev().map(|(first, _)| *first).find(|first| *first <= number);
-        self.open(first.unwrap_or(number))
+        let first = first.unwrap_or(number);
+        let path = segment_path(&self.dir, first);
+        if self.next <= number && self.segment.as_ref().is_some_and(|(current, _)| *current == path) {
+            return Ok(());
+        }
+        self.segment = None;
+        self.open(first)
     }
 
     fn open(&mut self, first: u64) -> Result<(), ConnectorError> {

@@ -281,6 +281,46 @@ async fn a_full_disk_loses_nothing_that_was_answered() {
     }
 }
 
+/// Sends messages numbered from `from`, `n` of them.
+async fn send_numbered(sender: &Sender, from: usize, n: usize) {
+    for number in from..from + n {
+        soon(sender.send(&[&format!("message number {number}")])).await.unwrap().unwrap();
+    }
+}
+
+/// Reads and commits messages numbered from `from`, `n` of them.
+async fn deliver_numbered(source: &mut DiskBuffer, from: usize, n: usize) {
+    let mut number = from;
+    while number < from + n {
+        let chunk = recv(source).await;
+        for text in texts(&chunk) {
+            assert_eq!(text, format!("message number {number}"));
+            number += 1;
+        }
+        source.commit(Position { partition: chunk.partition, offset: chunk.next_offset }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_disk_is_read_again_after_segments_passed_through_memory_and_were_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut source, sender) = open(dir.path(), small()).await;
+    let mut n_sent = 0;
+    for _ in 0..2 {
+        // More than memory holds: read from disk.
+        send_numbered(&sender, n_sent, 200).await;
+        deliver_numbered(&mut source, n_sent, 200).await;
+        n_sent += 200;
+        // One by one: from memory, while the segments that the disk reader stands in and comes to are deleted.
+        for _ in 0..300 {
+            send_numbered(&sender, n_sent, 1).await;
+            deliver_numbered(&mut source, n_sent, 1).await;
+            n_sent += 1;
+        }
+        assert!(segments(dir.path()).len() <= 2);
+    }
+}
+
 #[tokio::test]
 async fn a_backlog_larger_than_memory_comes_from_disk_and_is_deleted_when_delivered() {
     let dir = tempfile::tempdir().unwrap();
