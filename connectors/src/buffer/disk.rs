@@ -30,6 +30,8 @@ pub(super) struct Sizes {
     pub(super) refill: usize,
     /// Undelivered messages, in bytes: at the bound the intake is not read.
     pub(super) undelivered: u64,
+    /// Whether to write past the page cache.
+    pub(super) direct: bool,
 }
 
 impl Sizes {
@@ -37,7 +39,7 @@ impl Sizes {
         let memory = 32 << 20;
         // A group is taken whole, so it must not be larger than what the buffer may hold.
         let group = usize::try_from(undelivered).unwrap_or(usize::MAX).min(16 << 20);
-        Self { segment: 64 << 20, memory, group, refill: 4 << 20, undelivered }
+        Self { segment: 64 << 20, memory, group, refill: 4 << 20, undelivered, direct: true }
     }
 }
 
@@ -104,7 +106,10 @@ impl DiskBuffer {
                 }
                 true
             });
-            let (store, opened) = opened?;
+            let (mut store, opened) = opened?;
+            if sizes.direct {
+                store.write_directly();
+            }
             if 0 < opened.truncated {
                 warn!(dir = %dir.display(), bytes = opened.truncated, "Cut off a torn tail, as a crash leaves it.");
                 let counter = cx.metrics.buffer_truncated_bytes.with_label_values(&[&cx.name]);

@@ -1,5 +1,6 @@
 //! The write-ahead buffer: what makes a source of a listener; and the disk queue of a sink, which is made alike.
 
+mod blocks;
 pub mod codec;
 mod cursor;
 mod disk;

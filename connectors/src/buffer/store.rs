@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::blocks::{Frames, open_direct};
 use super::cursor::{self, Identity};
 use super::frame::{self, Frame, array};
 use crate::error::ConnectorError;
@@ -55,7 +56,11 @@ pub(super) struct Store {
     identity: Identity,
     path: PathBuf,
     file: File,
+    /// The same file without the page cache; `None` if not wanted or not to be had.
+    direct: Option<File>,
     bytes: u64,
+    /// The number of the segment's first item.
+    first: u64,
     next: u64,
     segment_bytes_max: u64,
     disk: Box<dyn Disk>,
@@ -102,16 +107,17 @@ impl Store {
             delivered = delivered.saturating_add(NUMBERS_SKIPPED);
         }
         cursor::write(dir, identity, delivered).map_err(storage)?;
-        let (path, file) = match found.last.filter(|_| !lost) {
-            Some(path) => {
+        let (first, path, file) = match found.last.filter(|_| !lost) {
+            Some((first, path)) => {
                 let file = OpenOptions::new().append(true).open(&path);
-                (path.clone(), file.map_err(|e| ConnectorError::storage(path, e))?)
+                (first, path.clone(), file.map_err(|e| ConnectorError::storage(path, e))?)
             }
             None => {
                 for (_, path) in list(dir).map_err(storage)? {
                     fs::remove_file(path).map_err(storage)?;
                 }
-                create(dir, identity, delivered, &mut *disk).map_err(storage)?
+                let (path, file) = create(dir, identity, delivered, &mut *disk).map_err(storage)?;
+                (delivered, path, file)
             }
         };
         let bytes = file.metadata().map_err(storage)?.len();
@@ -122,7 +128,9 @@ impl Store {
             identity,
             path,
             file,
+            direct: None,
             bytes,
+            first,
             next: found.next.unwrap_or(delivered).max(delivered),
             segment_bytes_max,
             disk,
@@ -171,22 +179,60 @@ impl Store {
         &self.trimmer
     }
 
+    /// From now on groups are written past the page cache, where the file system can do that.
+    pub(super) fn write_directly(&mut self) {
+        self.direct = open_direct(&self.path);
+    }
+
     /// Appends whole frames, after which `next` is the next number; in a new segment if this one is full.
     ///
     /// # Errors
     /// `Storage`; the store must not be used any more.
     pub(super) fn append(&mut self, frames: &[u8], next: u64) -> Result<(), ConnectorError> {
-        let full = self.segment_bytes_max < self.bytes + frames.len() as u64;
-        if full && SEGMENT_HEADER as u64 + 1 < self.bytes {
-            self.sync()?;
-            let (path, file) = create(&self.dir, self.identity, self.next, &mut *self.disk)
-                .map_err(|e| ConnectorError::storage(&self.dir, e))?;
-            (self.path, self.file, self.bytes) = (path, file, SEGMENT_HEADER as u64);
-        }
+        self.make_room(frames.len())?;
         let written = self.disk.write(&mut self.file, frames);
         written.map_err(|e| ConnectorError::storage(&self.path, e))?;
         self.bytes += frames.len() as u64;
         self.next = next;
+        Ok(())
+    }
+
+    /// As [`Self::append`], for all frames of a group commit; past the page cache if that was asked for.
+    ///
+    /// # Errors
+    /// `Storage`; the store must not be used any more.
+    pub(super) fn append_group(&mut self, frames: &mut Frames, next: u64) -> Result<(), ConnectorError> {
+        if self.direct.is_none() {
+            return self.append(frames.as_slice(), next);
+        }
+        self.make_room(frames.as_slice().len())?;
+        frames.pad(self.identity.key, (next, self.next), self.bytes);
+        if let Some(file) = self.direct.as_mut().filter(|_| frames.fit_directly(self.bytes)) {
+            match self.disk.write(file, frames.as_slice()) {
+                Ok(()) => {
+                    self.bytes += frames.as_slice().len() as u64;
+                    self.next = next;
+                    return Ok(());
+                }
+                // The file system opens files so, but does not write them; nothing was written.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.direct = None,
+                Err(error) => return Err(ConnectorError::storage(&self.path, error)),
+            }
+        }
+        self.append(frames.as_slice(), next)
+    }
+
+    /// Begins a new segment if `n_bytes` do not fit into this one, unless it is empty.
+    fn make_room(&mut self, n_bytes: usize) -> Result<(), ConnectorError> {
+        if self.bytes + n_bytes as u64 <= self.segment_bytes_max || self.next == self.first {
+            return Ok(());
+        }
+        self.sync()?;
+        let (path, file) = create(&self.dir, self.identity, self.next, &mut *self.disk)
+            .map_err(|e| ConnectorError::storage(&self.dir, e))?;
+        (self.path, self.file, self.bytes) = (path, file, SEGMENT_HEADER as u64);
+        self.first = self.next;
+        self.direct = self.direct.take().and_then(|_| open_direct(&self.path));
         Ok(())
     }
 
@@ -208,8 +254,8 @@ struct Found {
     first: Option<u64>,
     /// The number after the last whole item.
     next: Option<u64>,
-    /// The last segment.
-    last: Option<PathBuf>,
+    /// The last segment, with the number of its first item.
+    last: Option<(u64, PathBuf)>,
     torn: Option<Torn>,
 }
 
@@ -230,7 +276,7 @@ fn look(dir: &Path, visit: Visit<'_>) -> Result<Found, ConnectorError> {
         delivered: cursor.map(|(_, delivered)| delivered),
         first,
         next: first,
-        last: segments.last().map(|(_, path)| path.clone()),
+        last: segments.last().cloned(),
         torn: None,
     };
     for (idx, (first, path)) in segments.iter().enumerate() {

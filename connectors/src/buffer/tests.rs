@@ -80,7 +80,19 @@ fn context(dir: &Path) -> ConnectorContext {
 }
 
 fn small() -> Sizes {
-    Sizes { segment: 4 << 10, memory: 2 << 10, group: 1 << 10, refill: 1 << 10, undelivered: 1 << 20 }
+    Sizes {
+        segment: 4 << 10,
+        memory: 2 << 10,
+        group: 1 << 10,
+        refill: 1 << 10,
+        undelivered: 1 << 20,
+        direct: false,
+    }
+}
+
+/// As [`small`], past the page cache: a group commit takes whole blocks.
+fn direct() -> Sizes {
+    Sizes { segment: 32 << 10, direct: true, ..small() }
 }
 
 fn source(dir: &Path, sizes: Sizes, disk: impl Disk + 'static) -> (DiskBuffer, Sender, ConnectorContext) {
@@ -303,8 +315,13 @@ async fn deliver_numbered(source: &mut DiskBuffer, from: usize, n: usize) {
 
 #[tokio::test]
 async fn the_disk_is_read_again_after_segments_passed_through_memory_and_were_deleted() {
+    memory_between_disk(small()).await;
+    memory_between_disk(direct()).await;
+}
+
+async fn memory_between_disk(sizes: Sizes) {
     let dir = tempfile::tempdir().unwrap();
-    let (mut source, sender) = open(dir.path(), small()).await;
+    let (mut source, sender) = open(dir.path(), sizes).await;
     let mut n_sent = 0;
     for _ in 0..2 {
         // More than memory holds: read from disk.
@@ -323,8 +340,13 @@ async fn the_disk_is_read_again_after_segments_passed_through_memory_and_were_de
 
 #[tokio::test]
 async fn a_backlog_larger_than_memory_comes_from_disk_and_is_deleted_when_delivered() {
+    backlog(small()).await;
+    backlog(direct()).await;
+}
+
+async fn backlog(sizes: Sizes) {
     let dir = tempfile::tempdir().unwrap();
-    let (mut source, sender) = open(dir.path(), small()).await;
+    let (mut source, sender) = open(dir.path(), sizes).await;
     let mut n_sent = 0;
     let mut n_read = 0;
     let mut next_offset = 0;
@@ -461,7 +483,7 @@ async fn memory_mode_answers_when_delivered() {
 /// A folder with three group commits of two messages each, and what its one segment looks like.
 async fn folder() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
-    let (source, sender) = open(dir.path(), Sizes::new(1 << 30)).await;
+    let (source, sender) = open(dir.path(), Sizes { direct: false, ..Sizes::new(1 << 30) }).await;
     for n in 0..3 {
         soon(sender.send(&[&format!("first {n}"), &format!("second {n}")])).await.unwrap().unwrap();
     }
@@ -512,6 +534,38 @@ async fn a_segment_cut_anywhere_loses_its_torn_tail_alone() {
         assert!(truncated <= 80);
     }
     assert_eq!(n_before, 6);
+}
+
+#[tokio::test]
+async fn a_group_written_directly_is_whole_or_torn_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (_source, sender) = open(dir.path(), direct()).await;
+        for n in 0..3 {
+            soon(sender.send(&[&format!("message number {n}")])).await.unwrap().unwrap();
+        }
+    }
+    released(dir.path()).await;
+    let path = segments(dir.path())[0].clone();
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes.len(), 3 * 4096, "each group ends at a block");
+    for len in (1..=bytes.len()).rev().step_by(97) {
+        fs::write(&path, &bytes[..len]).unwrap();
+        // A group's padding may be lost, its message not.
+        let expect = bytes[..len].windows(15).filter(|w| w == b"message number ").count();
+        let report = inspect::check(&dir.path().join("buffer")).unwrap();
+        assert!(report.damage.is_none(), "cut at {len}");
+        assert!(report.undelivered_messages + 1 >= expect as u64, "cut at {len}");
+    }
+    fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+    let (mut source, sender) = open(dir.path(), direct()).await;
+    soon(sender.send(&["after"])).await.unwrap().unwrap();
+    let mut all = Vec::new();
+    while all.len() < 4 {
+        all.extend(texts(&recv(&mut source).await));
+    }
+    assert_eq!(all, ["message number 0", "message number 1", "message number 2", "after"]);
+    assert_eq!(fs::metadata(&path).unwrap().len() % 4096, 0, "blocks again behind a torn tail");
 }
 
 #[tokio::test]
@@ -654,9 +708,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-async fn play(steps: Vec<Step>) {
+async fn play(steps: Vec<Step>, sizes: Sizes) {
     let dir = tempfile::tempdir().unwrap();
-    let (mut source, mut sender) = open(dir.path(), small()).await;
+    let (mut source, mut sender) = open(dir.path(), sizes).await;
     let (mut n_sent, mut n_read, mut n_committed) = (0_u64, 0_u64, 0_u64);
     let mut end = None;
     for step in steps.into_iter().chain([Step::Reopen, Step::Recv(usize::MAX)]) {
@@ -687,7 +741,7 @@ async fn play(steps: Vec<Step>) {
             }
             Step::Reopen => {
                 drop((source, sender));
-                (source, sender) = open(dir.path(), small()).await;
+                (source, sender) = open(dir.path(), sizes).await;
                 n_read = n_committed;
                 end = None;
             }
@@ -701,8 +755,10 @@ proptest! {
 
     #[test]
     fn whatever_happens_each_message_comes_once_more_until_it_is_committed(
-        steps in proptest::collection::vec(step(), 1..40)
+        steps in proptest::collection::vec(step(), 1..40),
+        is_direct in any::<bool>(),
     ) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(play(steps));
+        let sizes = if is_direct { direct() } else { small() };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(play(steps, sizes));
     }
 }

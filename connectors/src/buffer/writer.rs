@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::error;
 
 use super::Released;
+use super::blocks::Frames;
 use super::disk::Sizes;
 use super::record::Record;
 use super::state::{Outcome, Shared};
@@ -23,13 +24,13 @@ pub(super) struct Group {
     store: Store,
     cx: ConnectorContext,
     received: Vec<Received>,
-    frames: Vec<u8>,
+    frames: Frames,
 }
 
 impl Group {
     /// A writer at the end of `store`.
     pub(super) fn new(store: Store, cx: &ConnectorContext) -> Self {
-        Self { store, cx: cx.clone(), received: Vec::new(), frames: Vec::new() }
+        Self { store, cx: cx.clone(), received: Vec::new(), frames: Frames::default() }
     }
 
     /// Appends, syncs, and answers if that failed. The senders of what is returned wait for their answer.
@@ -38,7 +39,8 @@ impl Group {
         let key = self.store.identity().key;
         let now = now_micros();
         let (mut next, mut records, mut acks) = (group, Vec::new(), Vec::new());
-        self.frames.clear();
+        let size = |r: &Received| r.data.len() + r.messages.len() * 10 + (1 << 10);
+        self.frames.begin(self.received.iter().map(size).sum());
         for mut received in self.received.drain(..) {
             let ack = received.ack.take();
             if received.messages.is_empty() {
@@ -47,7 +49,7 @@ impl Group {
             }
             match Record::new(&received, next, now) {
                 Ok(record) => {
-                    record.write(key, group, &mut self.frames);
+                    record.write(key, group, self.frames.buffer());
                     next = record.end();
                     records.push(record);
                     acks.extend(ack);
@@ -61,10 +63,8 @@ impl Group {
         let result = if records.is_empty() {
             Ok(())
         } else {
-            self.store.append(&self.frames, next).and_then(|()| self.store.sync())
+            self.store.append_group(&mut self.frames, next).and_then(|()| self.store.sync())
         };
-        // One large group must not keep its memory for ever.
-        self.frames.shrink_to(1 << 20);
         if let Err(error) = result {
             for ack in acks {
                 answer(Some(ack), Err(NotDurable(error.to_string())));
