@@ -26,6 +26,10 @@ bench-decode:
 bench-pipeline:
     cargo bench -p logdrive --bench pipeline
 
+# Instruction counts of the hot kernels against the committed ones; `just guard --update` commits to new ones.
+guard *args:
+    cargo run --release -p logdrive-benches --bin guard -- {{args}}
+
 # The demo.
 demo:
     cargo run --release -- run examples/shop.yaml
