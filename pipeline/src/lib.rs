@@ -6,5 +6,6 @@ pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+mod memory;
 pub mod storage;
 pub mod topology;
