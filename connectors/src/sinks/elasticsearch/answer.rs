@@ -1,9 +1,9 @@
 //! What the answer to a bulk request says about each of its items.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use memchr::memmem;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::sinks::http_rejects::excerpt;
@@ -60,7 +60,7 @@ pub(super) fn read(body: &[u8], asked: Asked) -> Answer {
     if answer.items.len() != asked.n_items {
         return Answer::Unclear(format!("{} items sent, {} answered", asked.n_items, answer.items.len()));
     }
-    let verdicts = answer.items.into_iter().map(|item| match item.into_values().next() {
+    let verdicts = answer.items.into_iter().map(|Item(outcome)| match outcome {
         Some(outcome) => verdict(outcome, asked.idempotent),
         None => Verdict::Retry { busy: false, reason: "an item without an outcome".into() },
     });
@@ -79,13 +79,44 @@ fn is_all_done(body: &[u8], n_items: usize) -> bool {
         && memmem::find_iter(body, b"\"status\":20").count() == n_items
 }
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Body {
     #[serde(default)]
-    items: Vec<BTreeMap<String, Outcome>>,
+    items: Vec<Item>,
 }
 
-#[derive(Deserialize)]
+/// The outcome of the item's one operation, whatever that is called.
+struct Item(Option<Outcome>);
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FirstValue;
+
+        impl<'de> Visitor<'de> for FirstValue {
+            type Value = Item;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an operation and its outcome")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Item, M::Error> {
+                let mut first = None;
+                while map.next_key::<IgnoredAny>()?.is_some() {
+                    if first.is_none() {
+                        first = Some(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Item(first))
+            }
+        }
+
+        deserializer.deserialize_map(FirstValue)
+    }
+}
+
+#[derive(serde::Deserialize)]
 struct Outcome {
     status: u16,
     #[serde(default)]

@@ -19,6 +19,9 @@ use crate::sinks::http_rejects::Refused;
 /// The longest `_id` that both servers take.
 const ID_MAX: usize = 512;
 
+/// What a body has room for from the start, in bytes, unless the limit is lower.
+const RESERVED_MAX: usize = 16 << 20;
+
 /// What an action line says beside the index.
 #[derive(Clone, Debug)]
 pub(super) struct Action {
@@ -71,6 +74,10 @@ impl Bulk {
         let documents = Documents::new(batch);
         let mut names = index.names(batch);
         let mut actions = Actions::new(batch, action);
+        if self.body.is_empty() {
+            // All at once rather than by doubling; pages that no item reaches are never touched.
+            self.body.reserve(max.min(RESERVED_MAX));
+        }
         self.batches.push(batch.clone());
         let batch_idx = self.batches.len() - 1;
         for row in from..batch.num_rows() {
