@@ -37,3 +37,7 @@ demo:
 # What CI runs.
 ci:
     .ci/run
+
+# Logdrive beside its peers, on this machine: writes docs/benchmarks.md.
+compare *args:
+    cargo run --release -p logdrive-compare -- run {{args}}
