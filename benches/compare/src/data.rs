@@ -341,7 +341,11 @@ impl Entry {
 
 /// The file of the first `lines` lines, made if it is not there, and its size in bytes.
 pub fn file(scratch: &Path, format: Format, lines: u64) -> Result<(PathBuf, u64)> {
-    let path = scratch.join("data").join(format!("{}-{lines}.log", format.name()));
+    // The name has a sample of the content in it: a file that another version made is not taken for this one's.
+    let mut sample = Vec::new();
+    (0..100).for_each(|index| line(format, index, &mut sample));
+    let sample = sample.iter().fold(SEED, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let path = scratch.join("data").join(format!("{}-{lines}-{:08x}.log", format.name(), sample >> 32));
     if let Ok(found) = fs::metadata(&path) {
         return Ok((path, found.len()));
     }
