@@ -17,7 +17,9 @@ pub mod receive;
 pub mod report;
 pub mod run;
 pub mod send;
+pub mod stage;
 pub mod system;
+pub mod trials;
 pub mod workload;
 
 use std::io::Write;

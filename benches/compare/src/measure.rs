@@ -3,44 +3,21 @@
 //! Figures are taken from just before the first byte is sent (W6: from the start of the product) until everything has
 //! arrived and the product is quiet again. A run that goes wrong is a result, not an error.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::data;
-use crate::elastic::Elastic;
 use crate::error::Result;
-use crate::expect::Expectation;
-use crate::ledger::{Ledger, Pace, Verdict};
-use crate::process::{Process, empty_folder, free_port};
-use crate::products::{Product, Site};
-use crate::receive::Receiver;
+use crate::ledger::{Pace, Verdict};
+use crate::products::Product;
 use crate::send::Sender;
-use crate::workload::{Output, Way, Workload};
+use crate::stage::{Bench, Far, QUIET, Setting, Stage, load};
+use crate::workload::Workload;
 
-/// How long a product may take to listen.
-const START: Duration = Duration::from_secs(60);
 /// How long nothing may arrive before the rest counts as lost.
 const STALL: Duration = Duration::from_secs(20);
-/// How long a product must be quiet.
-const QUIET: Duration = Duration::from_millis(400);
-
-/// What all runs share.
-pub struct Bench {
-    /// Where data, folders of runs and results lie.
-    pub scratch: PathBuf,
-    /// The geo database.
-    pub places: PathBuf,
-    /// How long one run may take.
-    pub timeout: Duration,
-}
-
 /// The far end is away for a while.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
@@ -83,7 +60,8 @@ pub struct Delays {
 }
 
 impl Delays {
-    fn of(delays: &Histogram<u64>) -> Option<Self> {
+    /// Of a histogram of microseconds.
+    pub fn of(delays: &Histogram<u64>) -> Option<Self> {
         let at = |quantile| delays.value_at_quantile(quantile) as f64 / 1000.0;
         (!delays.is_empty()).then(|| Self {
             p50: at(0.5),
@@ -156,29 +134,6 @@ impl Outcome {
     }
 }
 
-/// The first figure of `/proc/loadavg`.
-pub fn load() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
-}
-
-/// What takes a product's output.
-enum Far {
-    Nowhere,
-    Lines(Receiver),
-    Http(Elastic),
-}
-
-impl Far {
-    fn address(&self) -> SocketAddr {
-        match self {
-            Self::Nowhere => SocketAddr::from(([127, 0, 0, 1], 9)),
-            Self::Lines(receiver) => receiver.address,
-            Self::Http(elastic) => elastic.address,
-        }
-    }
-}
-
 impl Bench {
     /// Runs it.
     pub fn run(&self, request: &Request<'_>) -> Outcome {
@@ -197,100 +152,67 @@ impl Bench {
         outcome
     }
 
-    /// An empty folder for a run.
-    pub fn folder(&self, product: &str, name: &str) -> Result<PathBuf> {
-        let folder = self.scratch.join("runs").join(format!("{product}-{name}"));
-        empty_folder(&folder)?;
-        Ok(folder.canonicalize()?)
-    }
-
     fn attempt(&self, request: &Request<'_>, outcome: &mut Outcome) -> Result<()> {
-        let workload = request.workload;
-        let way = request.product.way(workload).ok_or("it has no way to do this")?;
-        let folder = self.folder(request.product.name(), request.name)?;
-        let (file, bytes) = data::file(&self.scratch, workload.format(), request.lines)?;
-        outcome.bytes = bytes;
-        let ledger = Arc::new(Ledger::new(Expectation {
-            format: workload.format(),
-            shape: workload.shape(&way),
-            lines: request.lines,
-        }));
-        let far = match way.output {
-            Output::None => Far::Nowhere,
-            Output::Tcp => Far::Lines(Receiver::start(Arc::clone(&ledger), None)?),
-            Output::Http => Far::Http(Elastic::start(Arc::clone(&ledger), request.outage.is_some())?),
-        };
-        let site = Site {
-            folder: &folder,
-            input: free_port()?,
-            output: far.address(),
-            file: &file,
-            places: &self.places,
-            api: free_port()?,
-            connections: 2,
-        };
-        let launch = request.product.launch(workload, &site)?;
         let deadline = Instant::now() + self.timeout;
-        let mut process = Process::start(launch)?;
-        let measured = self.drive(request, &way, &site, &ledger, &far, &mut process, deadline, outcome);
-        outcome.memory = process.peak_memory();
-        if way.output == Output::None {
-            outcome.verdict = request.product.received(workload, &site).map(|arrived| Verdict {
+        let mut stage = self.stage(&Setting {
+            product: request.product,
+            workload: request.workload,
+            name: request.name,
+            lines: request.lines,
+            from_file: request.rate.is_none(),
+            connections: 1,
+            remember_ids: request.outage.is_some(),
+        })?;
+        outcome.bytes = stage.bytes;
+        let measured = self.drive(request, &mut stage, deadline, outcome);
+        outcome.memory = stage.process.peak_memory();
+        outcome.verdict = match stage.far {
+            Far::Nowhere => request.product.received(request.workload, stage.api).map(|arrived| Verdict {
                 wanted: request.lines,
                 arrived,
                 ..Verdict::default()
-            });
-        } else {
-            outcome.verdict = Some(ledger.verdict());
-        }
-        if let Far::Http(elastic) = &far {
+            }),
+            _ => Some(stage.ledger.verdict()),
+        };
+        if let Far::Http(elastic) = &stage.far {
             outcome.conflicts = elastic.conflicts();
         }
-        outcome.delays = Delays::of(&ledger.delays());
-        process.stop(Duration::from_secs(10));
-        clean(&folder);
+        outcome.delays = Delays::of(&stage.ledger.delays());
+        stage.end();
         measured
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one caller, and each is a thing of its own")]
     fn drive(
         &self,
         request: &Request<'_>,
-        way: &Way,
-        site: &Site<'_>,
-        ledger: &Ledger,
-        far: &Far,
-        process: &mut Process,
+        stage: &mut Stage,
         deadline: Instant,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let mut start = process.started;
+        let mut start = stage.process.started;
         let (mut sender, mut before) = (None, 0.0);
         if request.workload != Workload::W6 {
-            process.wait_listening(site.input, START)?;
-            process.wait_quiet(QUIET, Instant::now() + Duration::from_secs(10))?;
-            before = process.cpu();
+            before = stage.settle()?;
             start = Instant::now();
-            let to = SocketAddr::from(([127, 0, 0, 1], site.input));
             sender = Some(match request.rate {
-                None => Sender::file(site.file.to_owned(), to),
+                None => Sender::file(stage.file.clone(), stage.input()),
                 Some(rate) => {
                     let pace = Pace { start: start + Duration::from_millis(50), rate };
-                    ledger.set_pace(pace);
-                    Sender::paced(request.workload.format(), request.lines, pace, to)
+                    stage.ledger.set_pace(pace);
+                    Sender::paced(request.workload.format(), request.lines, pace, stage.input())
                 }
             });
         }
-        let complete = || way.output == Output::None || ledger.is_complete();
+        let blind = matches!(stage.far, Far::Nowhere);
         let (mut progress, mut seen, mut down) = (Instant::now(), 0, None);
         let mut problem = None;
         loop {
             sleep(Duration::from_millis(10));
-            process.check()?;
-            if ledger.arrived() > seen {
-                (seen, progress) = (ledger.arrived(), Instant::now());
+            stage.process.check()?;
+            if stage.ledger.arrived() > seen {
+                (seen, progress) = (stage.ledger.arrived(), Instant::now());
             }
-            if let (Far::Http(elastic), Some(outage)) = (far, request.outage) {
+            if let (Far::Http(elastic), Some(outage)) = (&stage.far, request.outage) {
                 match down {
                     None if seen >= outage.after => {
                         elastic.set_down(true);
@@ -301,7 +223,7 @@ impl Bench {
                 }
             }
             let sent = sender.as_ref().is_none_or(Sender::is_done);
-            if sent && complete() {
+            if sent && (blind || stage.ledger.is_complete()) {
                 break;
             }
             let patience = STALL + request.outage.map_or(Duration::ZERO, |outage| outage.lasts * 2);
@@ -313,9 +235,9 @@ impl Bench {
                 break;
             }
         }
-        let busy = process.wait_quiet(QUIET, Instant::now() + Duration::from_secs(15))?;
-        outcome.cpu = process.cpu() - before;
-        let end = if way.output == Output::None { busy } else { ledger.latest() };
+        let busy = stage.process.wait_quiet(QUIET, Instant::now() + Duration::from_secs(15))?;
+        outcome.cpu = stage.process.cpu() - before;
+        let end = if blind { busy } else { stage.ledger.latest() };
         outcome.seconds = end.saturating_duration_since(start).as_secs_f64();
         if let Some(problem) = problem {
             return Err(problem.into());
@@ -324,15 +246,5 @@ impl Bench {
             outcome.bytes = sender.finish()?.bytes;
         }
         Ok(())
-    }
-}
-
-/// Buffers and spools of a run can be large; its configuration and log are kept.
-fn clean(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            // What stays is overwritten by the next run.
-            drop(fs::remove_dir_all(entry.path()));
-        }
     }
 }

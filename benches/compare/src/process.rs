@@ -137,6 +137,25 @@ impl Process {
         None
     }
 
+    /// Like [`Process::stop`], and returns the CPU seconds of its whole life and whether it ended by itself.
+    pub fn drain(&mut self, grace: Duration) -> (f64, bool) {
+        let asked = Instant::now();
+        system::terminate(self.child.id());
+        let mut used = self.cpu();
+        while asked.elapsed() < grace {
+            // A process that ended keeps its figures until it is waited for.
+            let ended = stat(self.child.id()).is_none_or(|stat| stat.ended);
+            used = self.cpu().max(used);
+            if ended {
+                drop(self.child.wait());
+                return (used, true);
+            }
+            sleep(Duration::from_millis(2));
+        }
+        self.kill();
+        (used, false)
+    }
+
     fn kill(&mut self) {
         // A child that ended in between is waited for all the same.
         drop(self.child.kill());
@@ -155,6 +174,8 @@ impl Drop for Process {
 struct Stat {
     pid: u32,
     parent: u32,
+    /// Whether it only waits to be waited for.
+    ended: bool,
     /// User and system time, and that of children that were waited for.
     ticks: f64,
 }
@@ -163,7 +184,7 @@ fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<f64>().ok()).sum();
-    Some(Stat { pid, parent: fields.get(1)?.parse().ok()?, ticks })
+    Some(Stat { pid, parent: fields.get(1)?.parse().ok()?, ended: fields.first() == Some(&"Z"), ticks })
 }
 
 /// The process and its descendants. Usually there are none: then only its own file is read.

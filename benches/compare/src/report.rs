@@ -7,8 +7,9 @@ use std::process::Command;
 
 use crate::error::{Result, fail};
 use crate::limits::Limits;
-use crate::measure::{Outcome, load};
+use crate::measure::Outcome;
 use crate::products::Product;
+use crate::stage::load;
 use crate::workload::Workload;
 
 /// CPU-seconds per million lines of a simd-json tape on the machine where the reference figures come from.
@@ -84,6 +85,11 @@ impl Table {
     /// An empty table.
     pub fn new(workload: Workload, limits: Limits) -> Self {
         Self { workload, limits, lines: Vec::new() }
+    }
+
+    /// Which workload.
+    pub fn workload(&self) -> Workload {
+        self.workload
     }
 
     /// Adds a run.
@@ -267,6 +273,11 @@ impl Report {
     /// Adds a workload.
     pub fn table(&mut self, table: Table) {
         self.tables.push(table);
+    }
+
+    /// The tables so far.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
     }
 
     /// Adds a section of a trial, in Markdown.

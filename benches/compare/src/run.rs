@@ -13,10 +13,12 @@ use crate::data::{self, Format};
 use crate::error::{Result, fail};
 use crate::geo;
 use crate::limits::{self, Limits};
-use crate::measure::{Bench, Outcome, Request};
+use crate::measure::{Outcome, Request};
 use crate::products::{self, Buffer, Logdrive, PEERS, Product};
 use crate::report::{Report, Table};
 use crate::say;
+use crate::stage::Bench;
+use crate::trials::{Cast, TRIALS};
 use crate::workload::{Output, Workload};
 
 /// What all tasks need to know.
@@ -88,6 +90,18 @@ pub struct Options {
     #[arg(long, default_value_t = 10)]
     half_load: u64,
 
+    /// How long Elasticsearch is away in W9, in seconds.
+    #[arg(long, default_value_t = 10)]
+    outage: u64,
+
+    /// How long nothing happens in W11, in seconds.
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+
+    /// How many connections W12 opens.
+    #[arg(long, default_value_t = 10_000)]
+    connections: u32,
+
     /// Where the tables go.
     #[arg(long, default_value = "docs/benchmarks.md")]
     report: PathBuf,
@@ -145,6 +159,26 @@ pub fn run(options: &Options) -> Result<()> {
     for workload in Workload::ALL.iter().copied().filter(|workload| options.wants(workload.name())) {
         let table = compare(options, &bench, &mut journal, &all, workload, limits)?;
         report.table(table);
+        report.write(&options.report)?;
+    }
+    let ours = options.common.product(Buffer::Disk)?;
+    for (name, trial) in TRIALS.iter().filter(|(name, _)| options.wants(name)) {
+        let cast = Cast {
+            bench: &bench,
+            all: &all,
+            ours: &ours,
+            lines: options.lines,
+            rounds: options.rounds,
+            outage: options.outage,
+            idle: options.idle,
+            connections: options.connections,
+            tables: report.tables(),
+        };
+        let section = trial(&cast, &mut journal).unwrap_or_else(|problem| {
+            say(&format!("{name}: {problem}"));
+            format!("## {name}\n\n**It failed: {problem}.**\n")
+        });
+        report.trial(section);
         report.write(&options.report)?;
     }
     report.write(&options.report)?;

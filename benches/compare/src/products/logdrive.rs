@@ -80,8 +80,8 @@ impl Product for Logdrive {
         Some(Way { note, ..Way::plain(workload) })
     }
 
-    fn received(&self, _workload: Workload, site: &Site<'_>) -> Option<u64> {
-        let text = metrics(site.api).ok()?;
+    fn received(&self, _workload: Workload, api: u16) -> Option<u64> {
+        let text = metrics(api).ok()?;
         let line =
             text.lines().find_map(|line| line.strip_prefix("logdrive_sink_rows_total{sink=\"out\"} "))?;
         line.trim().parse().ok()

@@ -52,7 +52,7 @@ pub trait Product {
     fn way(&self, workload: Workload) -> Option<Way>;
 
     /// How many lines it says it has discarded in W1, if it can tell.
-    fn received(&self, _workload: Workload, _site: &Site<'_>) -> Option<u64> {
+    fn received(&self, _workload: Workload, _api: u16) -> Option<u64> {
         None
     }
 
