@@ -344,30 +344,35 @@ pub fn file(scratch: &Path, format: Format, lines: u64) -> Result<(PathBuf, u64)
     // The name has a sample of the content in it: a file that another version made is not taken for this one's.
     let mut sample = Vec::new();
     (0..100).for_each(|index| line(format, index, &mut sample));
-    let sample = sample.iter().fold(SEED, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let sample =
+        sample.iter().fold(SEED, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     let path = scratch.join("data").join(format!("{}-{lines}-{:08x}.log", format.name(), sample >> 32));
     if let Ok(found) = fs::metadata(&path) {
         return Ok((path, found.len()));
     }
-    let folder = path.parent().unwrap_or(scratch);
-    fs::create_dir_all(folder).map_err(fail(format_args!("cannot make {}", folder.display())))?;
     let partial = path.with_extension("partial");
-    let mut to = BufWriter::with_capacity(
-        1 << 20,
-        File::create(&partial).map_err(fail(format_args!("cannot write {}", partial.display())))?,
-    );
-    let mut text = Vec::with_capacity(1024);
-    let mut bytes = 0;
+    let bytes = write_file(&partial, lines, |index, out| line(format, index, out))?;
+    fs::rename(&partial, &path)?;
+    Ok((path, bytes))
+}
+
+/// Writes lines into a file; returns how many bytes they are.
+pub fn write_file(path: &Path, lines: u64, line: impl Fn(u64, &mut Vec<u8>)) -> Result<u64> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(fail(format_args!("cannot make {}", folder.display())))?;
+    }
+    let file = File::create(path).map_err(fail(format_args!("cannot write {}", path.display())))?;
+    let mut to = BufWriter::with_capacity(1 << 20, file);
+    let (mut text, mut bytes) = (Vec::with_capacity(1024), 0);
     for index in 0..lines {
         text.clear();
-        line(format, index, &mut text);
+        line(index, &mut text);
         text.push(b'\n');
         bytes += text.len() as u64;
         to.write_all(&text)?;
     }
     to.flush()?;
-    fs::rename(&partial, &path)?;
-    Ok((path, bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]

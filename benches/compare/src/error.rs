@@ -9,7 +9,7 @@ pub type Problem = Box<dyn Error + Send + Sync>;
 pub type Result<T> = std::result::Result<T, Problem>;
 
 /// Puts what was being done before the error that stopped it.
-pub fn fail<E: Display>(what: Arguments<'_>) -> impl FnOnce(E) -> Problem {
+pub fn fail<E: Display>(what: Arguments<'_>) -> impl FnOnce(E) -> Problem + use<E> {
     let what = what.to_string();
     move |error| format!("{what}: {error}").into()
 }

@@ -131,6 +131,12 @@ impl Ledger {
         self.unique.load(Relaxed)
     }
 
+    /// Whether line `index` has arrived.
+    pub fn has(&self, index: u64) -> bool {
+        let word = self.seen.get((index / 64) as usize);
+        word.is_some_and(|word| word.load(Relaxed) >> (index % 64) & 1 == 1)
+    }
+
     /// Whether all lines are there.
     pub fn is_complete(&self) -> bool {
         self.arrived() >= self.total

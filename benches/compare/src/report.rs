@@ -373,7 +373,7 @@ nothing but the tape was scaled.
 ";
 
 /// Processor, cores, memory, kernel, load, compiler.
-fn machine(load: f64, date: &str) -> String {
+pub fn machine(load: f64, date: &str) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key))?;

@@ -106,7 +106,8 @@ impl Bench {
             false => (PathBuf::new(), 0),
         };
         let shape = workload.shape(&way);
-        let ledger = Arc::new(Ledger::new(Expectation { format: workload.format(), shape, lines: setting.lines }));
+        let ledger =
+            Arc::new(Ledger::new(Expectation { format: workload.format(), shape, lines: setting.lines }));
         let far = match way.output {
             Output::None => Far::Nowhere,
             Output::Tcp => Far::Lines(Receiver::start(Arc::clone(&ledger), None)?),

@@ -66,7 +66,7 @@ impl Product for Rsyslog {
             ),
             _ => format!(
                 "module(load=\"imptcp\")\ninput(type=\"imptcp\" address=\"127.0.0.1\" port=\"{}\" \
-                 SupportOctetCountedFraming=\"off\" ruleset=\"all\")",
+                 socketBacklog=\"4000\" SupportOctetCountedFraming=\"off\" ruleset=\"all\")",
                 site.input
             ),
         };

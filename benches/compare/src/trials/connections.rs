@@ -20,6 +20,8 @@ use crate::workload::Workload;
 
 /// Lines of each connection.
 const LINES: u64 = 20;
+/// How long all connections together may take to be opened.
+const CONNECT: Duration = Duration::from_secs(60);
 const STALL: Duration = Duration::from_secs(20);
 
 #[derive(Serialize)]
@@ -48,7 +50,11 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
     for product in cast.all.iter().filter(|product| product.way(Workload::W2).is_some()) {
         match once(cast, product.as_ref(), count) {
             Ok(found) => {
-                let right = if found.faults.is_empty() { "yes".to_owned() } else { format!("**no**: {}", found.faults) };
+                let right = if found.faults.is_empty() {
+                    "yes".to_owned()
+                } else {
+                    format!("**no**: {}", found.faults)
+                };
                 let lines = f64::from(count) * LINES as f64;
                 writeln!(
                     out,
@@ -108,14 +114,30 @@ fn once<'a>(cast: &Cast<'_>, product: &'a dyn Product, count: u32) -> Result<Fou
         Ok(Err(problem)) => write!(faults, " (sending: {problem})")?,
         Err(_) => faults += " (the sender panicked)",
     }
-    Ok(Found { name: "W12", product: product.name(), connections: count, connected, seconds, cpu, memory, faults })
+    Ok(Found {
+        name: "W12",
+        product: product.name(),
+        connections: count,
+        connected,
+        seconds,
+        cpu,
+        memory,
+        faults,
+    })
 }
 
 fn open(to: SocketAddr, count: u32) -> Result<Vec<TcpStream>> {
-    let one = |nth| {
-        TcpStream::connect_timeout(&to, Duration::from_secs(10)).map_err(fail(format_args!("connection {nth} of {count}")))
-    };
-    (1..=count).map(one).collect()
+    let deadline = Instant::now() + CONNECT;
+    let mut open = Vec::with_capacity(count as usize);
+    while open.len() < count as usize {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("only {} of {count} connections within {CONNECT:?}", open.len()).into());
+        }
+        let one = TcpStream::connect_timeout(&to, left.min(Duration::from_secs(10)));
+        open.push(one.map_err(fail(format_args!("connection {} of {count}", open.len() + 1)))?);
+    }
+    Ok(open)
 }
 
 fn send(mut connections: Vec<TcpStream>) -> Result<()> {

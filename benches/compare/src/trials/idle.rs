@@ -43,7 +43,11 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
     for product in cast.all.iter().filter(|product| product.way(Workload::W2).is_some()) {
         match once(cast, product.as_ref()) {
             Ok(found) => {
-                let right = if found.faults.is_empty() { "yes".to_owned() } else { format!("**no**: {}", found.faults) };
+                let right = if found.faults.is_empty() {
+                    "yes".to_owned()
+                } else {
+                    format!("**no**: {}", found.faults)
+                };
                 writeln!(
                     out,
                     "| {} | {:.2} | {:.0} | {:.2} | {:.0} | {right} |",
@@ -53,7 +57,10 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
                     found.busy_cpu,
                     found.busy_memory as f64 / 1e6,
                 )?;
-                say(&format!("W11  {:<16} idle {:.2}, busy {:.2} CPU-s per minute", found.product, found.idle_cpu, found.busy_cpu));
+                say(&format!(
+                    "W11  {:<16} idle {:.2}, busy {:.2} CPU-s per minute",
+                    found.product, found.idle_cpu, found.busy_cpu
+                ));
                 journal.add(&found)?;
             }
             Err(problem) => writeln!(out, "| {} | **{problem}** | | | | |", product.name())?,

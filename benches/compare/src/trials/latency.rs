@@ -20,17 +20,26 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
     let table = cast.tables.iter().find(|table| table.workload() == Workload::W5);
     for product in cast.all.iter().filter(|product| product.way(Workload::W5).is_some()) {
         let product = product.as_ref();
-        let request =
-            Request { product, workload: Workload::W5, name: "W14", lines: cast.lines, round: 1, rate: None, outage: None };
+        let request = Request {
+            product,
+            workload: Workload::W5,
+            name: "W14",
+            lines: cast.lines,
+            round: 1,
+            rate: None,
+            outage: None,
+        };
         let most = match table.and_then(|table| table.median_rate(product.name())) {
             Some(most) => most,
             None => cast.bench.run(&request).events_per_second(),
         };
         let rate = most / 2.0;
-        let outcome = cast.bench.run(&Request { lines: (rate * SECONDS) as u64, rate: Some(rate), ..request });
+        let outcome =
+            cast.bench.run(&Request { lines: (rate * SECONDS) as u64, rate: Some(rate), ..request });
         tell(&outcome);
         journal.add(&outcome)?;
-        let right = if outcome.is_right() { "yes".to_owned() } else { format!("**no**: {}", outcome.faults()) };
+        let right =
+            if outcome.is_right() { "yes".to_owned() } else { format!("**no**: {}", outcome.faults()) };
         let figures = outcome.delays.map_or("– | – | – | –".to_owned(), |delays| {
             format!("{:.1} | {:.1} | {:.1} | {:.1}", delays.p50, delays.p99, delays.p999, delays.max)
         });

@@ -38,7 +38,10 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
     let mut all = Vec::new();
     for _ in 0..cast.rounds {
         let found = once(cast)?;
-        say(&format!("W10  logdrive         {:.2} s, {:.2} CPU-s per M", found.seconds, found.cpu_per_million));
+        say(&format!(
+            "W10  logdrive         {:.2} s, {:.2} CPU-s per M",
+            found.seconds, found.cpu_per_million
+        ));
         journal.add(&found)?;
         all.push(found);
     }
@@ -50,7 +53,10 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
     let mut out = "## W10: JSON over TCP → Parquet\n\nSorted by time, zstd level 3, without the original text; until the process has drained and ended. \
                    No peer here writes Parquet. Checked with a query: number of rows, of different ids, sum of `status`.\n\n"
         .to_owned();
-    writeln!(out, "| product | CPU-s per M events | events/s | peak RSS MB | bytes stored of bytes in | files |")?;
+    writeln!(
+        out,
+        "| product | CPU-s per M events | events/s | peak RSS MB | bytes stored of bytes in | files |"
+    )?;
     writeln!(out, "|---|---:|---:|---:|---:|---:|")?;
     writeln!(
         out,
@@ -118,7 +124,10 @@ fn check(cast: &Cast<'_>, lake: &Path, folder: &Path) -> Result<()> {
         sum += value["status"].as_u64().unwrap_or(0);
     }
     let wanted = format!("{},{},{sum}", cast.lines, cast.lines);
-    let found = answer.lines().find(|line| line.starts_with(|first: char| first.is_ascii_digit())).unwrap_or_default();
+    let found = answer
+        .lines()
+        .find(|line| line.starts_with(|first: char| first.is_ascii_digit()))
+        .unwrap_or_default();
     if found == wanted { Ok(()) } else { Err(format!("the files hold {found:?}, not {wanted:?}").into()) }
 }
 

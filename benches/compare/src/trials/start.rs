@@ -50,7 +50,8 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
             continue;
         }
         let spread = Spread::of(listening.iter().copied()).ok_or("no start")?;
-        let said = Spread::of(ready.iter().copied()).map_or("–".to_owned(), |spread| format!("{:.0}", spread.median));
+        let said = Spread::of(ready.iter().copied())
+            .map_or("–".to_owned(), |spread| format!("{:.0}", spread.median));
         writeln!(out, "| {name} | {:.0} | {:.0} | {:.0} | {said} |", spread.median, spread.min, spread.max)?;
         say(&format!("W13  {name:<16} {:.0} ms", spread.median));
         journal.add(&Found { name: "W13", product: name, listening_ms: listening, ready_ms: ready })?;
