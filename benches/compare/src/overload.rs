@@ -24,8 +24,9 @@ use crate::say;
 
 /// Documents of a request.
 const BATCH: u64 = 500;
-/// Enough that some can wait for an answer while others send.
-const SENDERS: u64 = 16;
+/// Enough that most can wait for an answer, as long as the product makes them, while others send.
+const SENDERS: u64 = 640;
+const STACK: usize = 256 << 10;
 /// How long the capacity is measured, after as long to fill what lies between.
 const CALIBRATION: Duration = Duration::from_secs(10);
 
@@ -118,7 +119,7 @@ pub fn run(options: &Options) -> Result<()> {
 
     // Alone, with more than it takes: what arrives in a while is its capacity.
     let guess = options.megabytes * 1e6 / 451.0;
-    let senders = start(&stream, guess * 1.5);
+    let senders = start(&stream, guess * 1.5)?;
     sleep(CALIBRATION);
     let (before, since) = (ledger.arrived(), Instant::now());
     sleep(CALIBRATION);
@@ -131,7 +132,7 @@ pub fn run(options: &Options) -> Result<()> {
 
     stream.stop.store(false, Relaxed);
     let (first, since) = (stream.next.load(Relaxed), Instant::now());
-    let senders = start(&stream, capacity * options.factor);
+    let senders = start(&stream, capacity * options.factor)?;
     let mut memory = Vec::new();
     while since.elapsed() < length {
         sleep(Duration::from_secs(1));
@@ -208,15 +209,14 @@ fn conclude(found: &Found, wrong: u64) -> Result<()> {
     if broken.is_empty() { Ok(()) } else { Err(broken.join("; ").into()) }
 }
 
-fn start(stream: &Arc<Stream>, rate: f64) -> Vec<JoinHandle<()>> {
+fn start(stream: &Arc<Stream>, rate: f64) -> Result<Vec<JoinHandle<()>>> {
     let pace = Pace { start: Instant::now(), rate: rate / BATCH as f64 };
     let first = stream.next.load(Relaxed);
-    (0..SENDERS)
-        .map(|_| {
-            let stream = Arc::clone(stream);
-            thread::spawn(move || feed(&stream, pace, first))
-        })
-        .collect()
+    let one = |_| {
+        let stream = Arc::clone(stream);
+        Ok(thread::Builder::new().stack_size(STACK).spawn(move || feed(&stream, pace, first))?)
+    };
+    (0..SENDERS).map(one).collect()
 }
 
 fn end(stream: &Stream, senders: Vec<JoinHandle<()>>) -> Result<()> {

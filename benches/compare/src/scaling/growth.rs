@@ -31,8 +31,9 @@ fn straight(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 }
 
 impl Growth {
-    /// The one that fits better, judged by relative error; `None` of fewer than two points.
-    pub(super) fn of(points: &[(f64, f64)]) -> Option<Self> {
+    /// The one that fits better, judged by relative error, or a power if that is asked for; `None` of fewer than two
+    /// points.
+    pub(super) fn of(points: &[(f64, f64)], power_only: bool) -> Option<Self> {
         let logs: Vec<(f64, f64)> =
             points.iter().filter(|(x, y)| *x > 0.0 && *y > 0.0).map(|(x, y)| (x.ln(), y.ln())).collect();
         let power = straight(&logs).map(|(exponent, at_one)| Self::Power { scale: at_one.exp(), exponent });
@@ -42,7 +43,11 @@ impl Growth {
         };
         let has_zero = points.iter().any(|(x, _)| *x <= 0.0);
         match (power, affine) {
-            (Some(power), Some(affine)) if has_zero || error(&affine) < error(&power) * 0.5 => Some(affine),
+            (Some(power), Some(affine))
+                if !power_only && (has_zero || error(&affine) < error(&power) * 0.5) =>
+            {
+                Some(affine)
+            }
             (Some(power), _) => Some(power),
             (None, affine) => affine,
         }
@@ -70,9 +75,17 @@ impl fmt::Display for Growth {
                 };
                 write!(f, "{name}, x^{exponent:.2}")
             }
-            Self::Affine { base, each } => write!(f, "linear from a base, {base:.3} + {each:.3e} · x"),
+            Self::Affine { base, each } => {
+                write!(f, "linear from a base, {} + {} · x", significant(*base), significant(*each))
+            }
         }
     }
+}
+
+/// Three significant digits.
+fn significant(figure: f64) -> String {
+    let digits = if figure == 0.0 { 0.0 } else { 2.0 - figure.abs().log10().floor() };
+    format!("{figure:.0$}", digits.clamp(0.0, 9.0) as usize)
 }
 
 #[cfg(test)]
@@ -82,13 +95,15 @@ mod tests {
     #[test]
     fn powers_and_bases_are_told_apart() {
         let square: Vec<(f64, f64)> = (1..8).map(|x| (f64::from(x), 3.0 * f64::from(x * x))).collect();
-        let Some(Growth::Power { scale, exponent }) = Growth::of(&square) else { panic!("a power") };
+        let Some(Growth::Power { scale, exponent }) = Growth::of(&square, false) else { panic!("a power") };
         assert!((scale - 3.0).abs() < 1e-6 && (exponent - 2.0).abs() < 1e-6);
         let based: Vec<(f64, f64)> = (0..8).map(|x| (f64::from(x), 10.0 + 0.5 * f64::from(x))).collect();
-        let Some(Growth::Affine { base, each }) = Growth::of(&based) else { panic!("a base") };
+        let Some(Growth::Affine { base, each }) = Growth::of(&based, false) else { panic!("a base") };
         assert!((base - 10.0).abs() < 1e-6 && (each - 0.5).abs() < 1e-6);
-        let flat = Growth::of(&[(1.0, 2.0), (10.0, 2.0), (100.0, 2.0)]).map(|growth| growth.to_string());
+        let flat =
+            Growth::of(&[(1.0, 2.0), (10.0, 2.0), (100.0, 2.0)], false).map(|growth| growth.to_string());
         assert_eq!(flat.as_deref(), Some("none, x^0.00"));
-        assert_eq!(Growth::of(&[(1.0, 2.0)]), None);
+        assert_eq!(Growth::of(&[(1.0, 2.0)], false), None);
+        assert_eq!(["0.00123", "12.3", "1234"], [0.001_234, 12.34, 1234.0].map(significant)[..]);
     }
 }

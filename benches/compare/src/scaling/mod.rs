@@ -97,6 +97,17 @@ pub fn run(options: &Options) -> Result<()> {
     for series in SERIES.iter().filter(wanted) {
         let mut points = Vec::new();
         for point in (series.points)(options.megabytes * 1_000_000, options.max_lines) {
+            if let Some(needed) = too_large(&points, &point) {
+                let text = format!(
+                    "{} at {}: not measured, it would need about {:.0} GB",
+                    series.title,
+                    point.x,
+                    needed / 1e9
+                );
+                say(&text);
+                writeln!(out, "\n{text}.")?;
+                break;
+            }
             match measure(&bench, &ours, series, &point, options.rounds) {
                 Ok(measured) => {
                     journal.add(&measured)?;
@@ -116,11 +127,28 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The memory that a point is likely to need, if the machine does not have it to spare: what the last two points
+/// needed, drawn out.
+fn too_large(points: &[Measured], next: &Point) -> Option<f64> {
+    let [.., before, last] = points else { return None };
+    let each = (last.memory as f64 - before.memory as f64) / (last.x - before.x);
+    let needed = last.memory as f64 + each.max(0.0) * (next.x - last.x);
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let free: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()?;
+    (needed > free * 1024.0 * 0.6).then_some(needed)
+}
+
 fn section(out: &mut String, series: &Series, points: &[Measured], folder: &Path) -> Result<()> {
     let median = |figures: &[f64]| Spread::of(figures.iter().copied()).map_or(0.0, |spread| spread.median);
     let shown = |point: &Measured| if series.by_rate { median(&point.rate) } else { median(&point.cpu) };
     let line: Vec<(f64, f64)> = points.iter().map(|point| (point.x, shown(point))).collect();
-    let growth = Growth::of(&line);
+    let growth = Growth::of(&line, series.by_rate);
     let picture = format!("scaling-{}.svg", series.name);
     plot::draw(&folder.join(&picture), series, &line, growth.as_ref())?;
     writeln!(out, "\n## {}\n\n{}\n\n![{}]({picture})\n", series.title, series.what, series.title)?;

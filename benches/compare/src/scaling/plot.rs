@@ -53,7 +53,7 @@ where
         .map_err(problem())?;
     chart
         .configure_mesh()
-        .light_line_style(WHITE)
+        .max_light_lines(0)
         .x_desc(series.x)
         .y_desc(series.axis())
         .x_label_formatter(&|x| short(*x))
