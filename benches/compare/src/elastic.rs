@@ -228,7 +228,7 @@ fn serve(stream: TcpStream, server: &Server) -> std::io::Result<()> {
         let answer = match head.method.as_str() {
             "POST" | "PUT" if bulk => documents(&body, head.path.contains("filter_path"), server, &mut page),
             "POST" if head.path.starts_with("/v1/logs") => {
-                page.otlp(&body, nth % 16 == 0);
+                page.otlp(&body, nth.is_multiple_of(16));
                 "{}".to_owned()
             }
             "HEAD" => String::new(),
