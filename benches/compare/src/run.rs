@@ -134,6 +134,16 @@ impl Options {
 
 /// Compares.
 pub fn run(options: &Options) -> Result<()> {
+    let known = |name: &String| {
+        Workload::ALL
+            .iter()
+            .map(|workload| workload.name())
+            .chain(TRIALS.iter().map(|trial| trial.0))
+            .any(|known| known.eq_ignore_ascii_case(name))
+    };
+    if let Some(name) = options.workloads.iter().find(|name| !known(name)) {
+        return Err(format!("no workload is called {name:?}; there are W1 to W7 and W9 to W14").into());
+    }
     let bench = options.common.prepare()?;
     let mut journal = Journal::open(&bench.scratch)?;
     let mut all: Vec<Box<dyn Product>> = vec![

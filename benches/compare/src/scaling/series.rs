@@ -57,7 +57,7 @@ pub(super) const SERIES: &[Series] = &[
     Series {
         name: "keys",
         title: "Keys of a detector",
-        what: "One `velocity` detector over short events; its keys are spread evenly and in no order, and none is old enough to be forgotten.",
+        what: "One `velocity` detector over short events; its keys are spread evenly and in no order, none is old enough to be forgotten, and each keeps its latest ten events.",
         x: "keys",
         logarithmic: true,
         by_rate: false,
@@ -140,7 +140,7 @@ fn keys(_: u64, most: u64) -> Vec<Point> {
     let pipeline = |_: &Point, port: u16| {
         let schema = "{ fields: { \"@timestamp\": timestamp, key: string, n: int64 } }";
         format!(
-            "{}detectors:\n  often: {{ type: velocity, from: in, by: [key], window: 24h, threshold: 1000000000, max_rows: 50000000 }}\n\
+            "{}detectors:\n  often: {{ type: velocity, from: in, by: [key], window: 24h, sum: n, threshold: 1000000000000000000, max_rows_per_key: 10 }}\n\
              {DISCARD}  found: {{ type: blackhole, from: [often] }}\n",
             source(port, schema)
         )
