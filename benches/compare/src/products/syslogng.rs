@@ -63,6 +63,8 @@ impl Product for SyslogNg {
 
     fn launch(&self, workload: Workload, site: &Site<'_>) -> Result<Launch> {
         let output = site.output.port();
+        // Of the version 3.38.1 the series is 3.38.
+        let series = self.version.rsplit_once('.').map_or(self.version.as_str(), |(series, _)| series);
         let flags = if workload == Workload::W7 { "syslog-protocol" } else { "no-parse" };
         let window = 40_000.max(site.connections * 100);
         let input = match workload {
@@ -108,7 +110,7 @@ impl Product for SyslogNg {
         };
         let http = if workload == Workload::W5 { "@module http\n" } else { "" };
         let text = format!(
-            "@version: 3.38\n@module json-plugin\n{http}\
+            "@version: {series}\n@module json-plugin\n{http}\
              options {{ log-fifo-size(200000); threaded(yes); stats-freq(0); keep-hostname(yes); use-dns(no); }};\n\
              source in {{ {input}; }};\n{parts}\ndestination out {{ {end}{} }};\n\
              log {{ source(in); {path} destination(out); flags(flow-control); }};\n",
@@ -120,7 +122,7 @@ impl Product for SyslogNg {
         for (option, file) in [("-R", "persist"), ("-p", "pid"), ("-c", "control")] {
             command.arg(option).arg(site.folder.join(file));
         }
-        command.arg(format!("--module-path={}", self.root.join("usr/lib/syslog-ng/3.38").display()));
+        command.arg(format!("--module-path={}", self.root.join("usr/lib/syslog-ng").join(series).display()));
         command.env("LD_LIBRARY_PATH", debian::libraries(&self.root)).current_dir(site.folder);
         Ok(Launch { command, log: site.folder.join("log") })
     }

@@ -54,6 +54,8 @@ where
     chart
         .configure_mesh()
         .max_light_lines(0)
+        .label_style(("sans-serif", 14))
+        .axis_desc_style(("sans-serif", 16))
         .x_desc(series.x)
         .y_desc(series.axis())
         .x_label_formatter(&|x| short(*x))

@@ -121,7 +121,7 @@ fn workers(bytes: u64, _: u64) -> Vec<Point> {
             source(port, SCHEMA)
         )
     };
-    (1..=cores).map(|x| Point { x: x as f64, lines: lines(bytes, 451), line: shop, pipeline }).collect()
+    (1..=cores).map(|x| Point { x: x as f64, lines: lines(bytes * 3, 451), line: shop, pipeline }).collect()
 }
 
 fn keys(_: u64, most: u64) -> Vec<Point> {
