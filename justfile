@@ -37,3 +37,15 @@ demo:
 # What CI runs.
 ci:
     .ci/run
+
+# Logdrive beside its peers, on this machine: writes docs/benchmarks.md.
+compare *args:
+    cargo run --release -p logdrive-compare -- run {{args}}
+
+# What an event costs as something grows: writes docs/scaling.md and its plots.
+scaling *args:
+    cargo run --release -p logdrive-compare -- scaling {{args}}
+
+# Three times what the far end takes, for ten minutes: memory stays bounded, and nothing acknowledged is lost.
+overload *args:
+    cargo run --release -p logdrive-compare -- overload {{args}}
