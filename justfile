@@ -42,6 +42,10 @@ ci:
 compare *args:
     cargo run --release -p logdrive-compare -- run {{args}}
 
+# Where the time of a workload goes, as a flame graph and as shares: `just profile W1`. Needs linux-perf.
+profile workload *args:
+    cargo run --release -p logdrive-compare -- profile {{workload}} {{args}}
+
 # What an event costs as something grows: writes docs/scaling.md and its plots.
 scaling *args:
     cargo run --release -p logdrive-compare -- scaling {{args}}

@@ -14,6 +14,7 @@ pub mod measure;
 pub mod overload;
 pub mod process;
 pub mod products;
+pub mod profile;
 pub mod receive;
 pub mod report;
 pub mod run;

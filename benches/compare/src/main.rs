@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use logdrive_compare::{overload, run, say, scaling};
+use logdrive_compare::{overload, profile, run, say, scaling};
 
 /// Compares Logdrive with its peers.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ enum Task {
     Run(run::Options),
     /// Measures what an event costs as something grows, and writes the plots.
     Scaling(scaling::Options),
+    /// Runs one workload under `perf`: a flame graph, and how much of the time goes where.
+    Profile(profile::Options),
     /// Sends three times what the far end takes, and looks at memory and losses.
     Overload(overload::Options),
 }
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Run(options) => run::run(&options),
         Task::Scaling(options) => scaling::run(&options),
+        Task::Profile(options) => profile::run(&options),
         Task::Overload(options) => overload::run(&options),
     };
     match result {

@@ -46,6 +46,11 @@ impl Process {
         Ok(Self { child, log: launch.log, ticks: system::ticks_per_second(), started })
     }
 
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// An error with the end of the log if the process ended by itself.
     pub fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
