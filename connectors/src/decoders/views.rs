@@ -1,9 +1,13 @@
 //! String columns that are views into the received chunk: nothing is copied unless it was escaped.
 //!
 //! Arrow's checked constructor validates every string once more. Here each view is checked when it is made (the
-//! bytes it points to are compared with a `&str`), so that the column can be put together without that pass.
+//! bytes it points to are compared with a `&str`, or lie between characters of a range that was found to be UTF-8), so
+//! that the column can be put together without that pass.
 
 #![allow(unsafe_code, reason = "string view arrays are built from views that were checked one by one")]
+
+use std::mem::ManuallyDrop;
+use std::ops::Range;
 
 use arrow::array::{StringViewArray, make_view};
 use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
@@ -21,10 +25,13 @@ const SIDE: u32 = 1;
 pub(crate) struct Arena {
     chunk: Buffer,
     side: Vec<u8>,
+    /// The part of the chunk that was last found to be UTF-8.
+    utf8: Range<usize>,
 }
 
-/// One string of a column, made by [`Arena::view`]. Only meaningful with the arena that made it.
+/// One string of a column, made by an [`Arena`]. Only meaningful with the arena that made it.
 #[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
 pub(crate) struct View(u128);
 
 impl View {
@@ -35,7 +42,7 @@ impl View {
 impl Arena {
     /// An arena over a chunk's bytes.
     pub(crate) fn new(chunk: Buffer) -> Self {
-        Self { chunk, side: Vec::new() }
+        Self { chunk, side: Vec::new(), utf8: 0..0 }
     }
 
     /// The bytes of the chunk.
@@ -53,6 +60,47 @@ impl Arena {
             Ok(offset) if in_chunk => View(make_view(bytes, CHUNK, offset)),
             _ => self.copy(text),
         }
+    }
+
+    /// Whether this range of the chunk is UTF-8. If so, [`Self::span`] makes views of it from now on, and of what it
+    /// was asked about before no longer.
+    pub(crate) fn check_utf8(&mut self, range: Range<usize>) -> bool {
+        let valid =
+            self.chunk.get(range.clone()).is_some_and(|text| simdutf8::basic::from_utf8(text).is_ok());
+        if valid {
+            self.utf8 = range;
+        }
+        valid
+    }
+
+    /// Whether this range lies in what [`Self::check_utf8`] last found to be UTF-8.
+    #[inline]
+    pub(crate) fn is_checked(&self, range: Range<usize>) -> bool {
+        self.utf8.start <= range.start && range.end <= self.utf8.end
+    }
+
+    /// A view of this range of the chunk, if it is known to be UTF-8: it must lie in what [`Self::check_utf8`] last
+    /// found to be, and begin and end between characters.
+    #[inline(always)]
+    pub(crate) fn span(&self, begin: usize, end: usize) -> Option<View> {
+        let chunk = self.chunk.as_slice();
+        let checked = self.utf8.start <= begin && begin <= end && end <= self.utf8.end;
+        if !checked || !is_boundary(chunk, begin) || !is_boundary(chunk, end) {
+            return None;
+        }
+        let len = end - begin;
+        let Some(block) = chunk.get(begin..).and_then(<[u8]>::first_chunk::<16>) else {
+            return span_at_end(chunk, begin, end);
+        };
+        let text = u128::from_le_bytes(*block);
+        if len <= INLINE_BYTES_MAX {
+            // The text moves in behind the length; the bits of what follows it in the chunk are cut off.
+            let mask = (1_u128 << (8 * len)) - 1;
+            return Some(View((text & mask) << 32 | len as u128));
+        }
+        let (len, begin) = (u32::try_from(len).ok()?, u32::try_from(begin).ok()?);
+        let prefix = text & 0xffff_ffff;
+        Some(View(u128::from(len) | prefix << 32 | u128::from(CHUNK) << 64 | u128::from(begin) << 96))
     }
 
     /// A view of a copy of `text` in the side buffer.
@@ -74,6 +122,20 @@ impl Arena {
     }
 }
 
+/// Text up to this length is in the view itself.
+const INLINE_BYTES_MAX: usize = 12;
+
+/// Whether no character goes on at `at`.
+#[inline(always)]
+fn is_boundary(text: &[u8], at: usize) -> bool {
+    text.get(at).is_none_or(|byte| !(0x80..0xc0).contains(byte))
+}
+
+#[cold]
+fn span_at_end(chunk: &[u8], begin: usize, end: usize) -> Option<View> {
+    Some(View(make_view(chunk.get(begin..end)?, CHUNK, u32::try_from(begin).ok()?)))
+}
+
 /// The buffers of a finished [`Arena`].
 #[derive(Clone, Debug)]
 pub(crate) struct ArenaBuffers([Buffer; 2]);
@@ -85,12 +147,17 @@ impl ArenaBuffers {
     /// If `nulls` has another length than `views`.
     pub(crate) fn string_view_array(&self, views: Vec<View>, nulls: Option<NullBuffer>) -> StringViewArray {
         assert!(nulls.as_ref().is_none_or(|n| n.len() == views.len()), "one null bit per view");
-        let views: ScalarBuffer<u128> = views.into_iter().map(|view| view.0).collect::<Vec<_>>().into();
-        // SAFETY: every view is EMPTY or was made by `Arena::view` or `Arena::copy` of the arena with these buffers.
-        // Up to 12 bytes it holds the text itself; above, `view` compared the range of the chunk with a `&str`, and
-        // `copy` has just written the range of the side buffer from one. Both ranges are in bounds, valid UTF-8,
-        // agree with the prefix, and never changed since: exactly what `try_new` would check. The lengths of views
-        // and nulls were compared above.
+        let mut views = ManuallyDrop::new(views);
+        let (begin, len, capacity) = (views.as_mut_ptr(), views.len(), views.capacity());
+        // SAFETY: a view is a `u128` and nothing else (`repr(transparent)`), and the vector is not used again.
+        let views: ScalarBuffer<u128> =
+            unsafe { Vec::from_raw_parts(begin.cast::<u128>(), len, capacity) }.into();
+        // SAFETY: every view is EMPTY or was made by `view`, `span` or `copy` of the arena with these buffers. Up to
+        // 12 bytes it holds the text itself and zeros; above, `view` compared the range of the chunk with a `&str`,
+        // `span` was given one between characters of a range that `from_utf8` accepted, and `copy` has just written
+        // the range of the side buffer from a `&str`. All ranges are in bounds, valid UTF-8, agree with the prefix,
+        // and never changed since: exactly what `try_new` would check. The lengths of views and nulls were compared
+        // above.
         unsafe { StringViewArray::new_unchecked(views, self.0.to_vec(), nulls) }
     }
 }
@@ -98,8 +165,33 @@ impl ArenaBuffers {
 #[cfg(test)]
 mod tests {
     use arrow::array::Array;
+    use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn spans_are_what_arrow_would_make(text in "[a-z\u{e9}\u{20ac}]{0,40}", begin in 0_usize..50, len in 0_usize..50) {
+            let chunk = Buffer::from(text.as_bytes());
+            let mut arena = Arena::new(chunk);
+            prop_assert!(arena.span(begin, begin + len).is_none() || begin + len == 0);
+            prop_assert!(arena.check_utf8(0..text.len()));
+            let found = arena.span(begin, begin + len).map(|view| view.0);
+            let expect = text.get(begin..begin + len).map(|part| make_view(part.as_bytes(), CHUNK, begin as u32));
+            prop_assert_eq!(found, expect);
+        }
+    }
+
+    #[test]
+    fn spans_are_of_checked_ranges_only() {
+        let mut arena = Arena::new(Buffer::from(b"good\xff text of some more length".as_slice()));
+        assert!(!arena.check_utf8(0..8));
+        assert!(arena.span(0, 4).is_none());
+        assert!(arena.check_utf8(5..20));
+        assert!(arena.is_checked(6..20) && !arena.is_checked(4..20) && !arena.is_checked(6..21));
+        assert!(arena.span(0, 4).is_none() && arena.span(5, 21).is_none() && arena.span(5, 20).is_some());
+        assert!(!arena.check_utf8(0..usize::MAX));
+    }
 
     #[test]
     fn views_point_into_the_chunk_only_where_the_text_stands() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanArray, BooleanBufferBuilder, Decimal128Array, Float64Array, Int64Array, ListArray,
-    NullBufferBuilder, StructArray, TimestampMicrosecondArray,
+    StructArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field};
@@ -14,18 +14,19 @@ use simd_json::{Node, StaticNode};
 
 use super::Failure;
 use super::level::{Level, Row, Value};
-use super::scalar::{self, NumberError};
+use super::scalar::{self, Minute, NumberError};
 use crate::decoders::views::{ArenaBuffers, View};
 
 /// One column while it is filled.
 pub(super) struct Column {
-    values: Values,
-    nulls: NullBufferBuilder,
-    len: usize,
+    pub(super) values: Values,
+    /// Which values are null, ascending: most columns have none, so that a value that is not costs nothing here.
+    nulls: Vec<u32>,
 }
 
-enum Values {
-    Boolean(BooleanBufferBuilder),
+/// The values of a column by their type, with any value where the column is null.
+pub(super) enum Values {
+    Boolean(Vec<bool>),
     Decimal { values: Vec<i128>, precision: u8, scale: i8 },
     Float64(Vec<f64>),
     GeoPoint { lat: Vec<f64>, lon: Vec<f64> },
@@ -34,13 +35,13 @@ enum Values {
     List { offsets: Vec<i32>, items: Box<Column> },
     Object(Level),
     String(Vec<View>),
-    Timestamp(Vec<i64>),
+    Timestamp { values: Vec<i64>, minute: Minute },
 }
 
 impl Column {
     pub(super) fn new(field_type: &FieldType) -> Self {
         let values = match field_type {
-            FieldType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
+            FieldType::Boolean => Values::Boolean(Vec::new()),
             FieldType::Decimal(precision, scale) => {
                 Values::Decimal { values: Vec::new(), precision: *precision, scale: *scale }
             }
@@ -51,9 +52,40 @@ impl Column {
             FieldType::List(inner) => Values::List { offsets: vec![0], items: Box::new(Self::new(inner)) },
             FieldType::Object(fields) => Values::Object(Level::new(fields)),
             FieldType::String => Values::String(Vec::new()),
-            FieldType::Timestamp => Values::Timestamp(Vec::new()),
+            FieldType::Timestamp => Values::Timestamp { values: Vec::new(), minute: Minute::default() },
         };
-        Self { values, nulls: NullBufferBuilder::new(0), len: 0 }
+        Self { values, nulls: Vec::new() }
+    }
+
+    /// The number of values and nulls.
+    pub(super) fn len(&self) -> usize {
+        match &self.values {
+            Values::Boolean(values) => values.len(),
+            Values::Decimal { values, .. } => values.len(),
+            Values::Float64(values) => values.len(),
+            Values::GeoPoint { lon, .. } => lon.len(),
+            Values::Int64(values) | Values::Timestamp { values, .. } => values.len(),
+            Values::Ip(values) | Values::String(values) => values.len(),
+            Values::List { offsets, .. } => offsets.len() - 1,
+            Values::Object(level) => level.len(),
+        }
+    }
+
+    /// Makes room for `n_rows` more.
+    pub(super) fn reserve(&mut self, n_rows: usize) {
+        match &mut self.values {
+            Values::Boolean(values) => values.reserve(n_rows),
+            Values::Decimal { values, .. } => values.reserve(n_rows),
+            Values::Float64(values) => values.reserve(n_rows),
+            Values::GeoPoint { lat, lon } => {
+                lat.reserve(n_rows);
+                lon.reserve(n_rows);
+            }
+            Values::Int64(values) | Values::Timestamp { values, .. } => values.reserve(n_rows),
+            Values::Ip(values) | Values::String(values) => values.reserve(n_rows),
+            Values::List { offsets, .. } => offsets.reserve(n_rows),
+            Values::Object(level) => level.reserve(n_rows),
+        }
     }
 
     /// Appends a value, null if there is none. After a failure the column may hold part of it: truncate it.
@@ -69,7 +101,7 @@ impl Column {
         }
         match &mut self.values {
             Values::Boolean(values) => match node {
-                Node::Static(StaticNode::Bool(value)) => values.append(value),
+                Node::Static(StaticNode::Bool(value)) => values.push(value),
                 _ => return Err(wrong_type(node, "a boolean")),
             },
             Values::Decimal { values, precision, scale } => {
@@ -97,38 +129,39 @@ impl Column {
                 } else {
                     items.append(row, Some(value))?;
                 }
-                offsets.push(i32::try_from(items.len).expect("fewer items than the chunk has bytes"));
+                offsets.push(i32::try_from(items.len()).expect("fewer items than the chunk has bytes"));
             }
             Values::Object(level) => match node {
                 Node::Object { len, .. } => level.append(row, value.node, len)?,
                 _ => return Err(wrong_type(node, "an object")),
             },
             Values::String(values) => values.push(text(row, value)?),
-            Values::Timestamp(values) => values.push(timestamp(row, value)?),
+            Values::Timestamp { values, .. } => values.push(timestamp(row, value)?),
         }
-        self.nulls.append_non_null();
-        self.len += 1;
         Ok(())
     }
 
+    /// Appends a null.
+    ///
+    /// # Panics
+    /// If there are 2^32 values, more than a chunk has bytes.
     pub(super) fn append_null(&mut self) {
+        self.nulls.push(u32::try_from(self.len()).expect("fewer values than the chunk has bytes"));
         match &mut self.values {
-            Values::Boolean(values) => values.append(false),
+            Values::Boolean(values) => values.push(false),
             Values::Decimal { values, .. } => values.push(0),
             Values::Float64(values) => values.push(0.0),
             Values::GeoPoint { lat, lon } => {
                 lat.push(0.0);
                 lon.push(0.0);
             }
-            Values::Int64(values) | Values::Timestamp(values) => values.push(0),
+            Values::Int64(values) | Values::Timestamp { values, .. } => values.push(0),
             Values::Ip(values) | Values::String(values) => values.push(View::EMPTY),
             Values::List { offsets, items } => {
-                offsets.push(i32::try_from(items.len).expect("fewer items than the chunk has bytes"));
+                offsets.push(i32::try_from(items.len()).expect("fewer items than the chunk has bytes"));
             }
             Values::Object(level) => level.append_null(),
         }
-        self.nulls.append_null();
-        self.len += 1;
     }
 
     /// Removes everything behind the first `len` values.
@@ -141,7 +174,7 @@ impl Column {
                 lat.truncate(len);
                 lon.truncate(len);
             }
-            Values::Int64(values) | Values::Timestamp(values) => values.truncate(len),
+            Values::Int64(values) | Values::Timestamp { values, .. } => values.truncate(len),
             Values::Ip(values) | Values::String(values) => values.truncate(len),
             Values::List { offsets, items } => {
                 offsets.truncate(len + 1);
@@ -149,16 +182,16 @@ impl Column {
             }
             Values::Object(level) => level.truncate(len),
         }
-        self.nulls.truncate(len);
-        self.len = self.len.min(len);
+        while self.nulls.pop_if(|null| *null as usize >= len).is_some() {}
     }
 
     /// Makes an array for `field` of all values and starts anew.
     pub(super) fn finish(&mut self, field: &Field, buffers: &ArenaBuffers) -> ArrayRef {
-        let nulls = self.nulls.finish();
-        let len = mem::take(&mut self.len);
+        let len = self.len();
+        let nulls = null_buffer(&self.nulls, len);
+        self.nulls.clear();
         match &mut self.values {
-            Values::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            Values::Boolean(values) => Arc::new(BooleanArray::new(mem::take(values).into(), nulls)),
             Values::Decimal { values, precision, scale } => Arc::new(
                 Decimal128Array::new(mem::take(values).into(), nulls)
                     .with_precision_and_scale(*precision, *scale)
@@ -188,11 +221,24 @@ impl Column {
                 };
                 struct_array(field, level.finish(fields, buffers), len, nulls)
             }
-            Values::Timestamp(values) => {
+            Values::Timestamp { values, .. } => {
                 Arc::new(TimestampMicrosecondArray::new(mem::take(values).into(), nulls).with_timezone("UTC"))
             }
         }
     }
+}
+
+/// The bitmap of `len` values of which these are null; none if none is.
+fn null_buffer(nulls: &[u32], len: usize) -> Option<NullBuffer> {
+    if nulls.is_empty() {
+        return None;
+    }
+    let mut bits = BooleanBufferBuilder::new(len);
+    bits.append_n(len, true);
+    for null in nulls {
+        bits.set_bit(*null as usize, false);
+    }
+    Some(NullBuffer::new(bits.finish()))
 }
 
 fn struct_array(field: &Field, columns: Vec<ArrayRef>, len: usize, nulls: Option<NullBuffer>) -> ArrayRef {
@@ -265,8 +311,9 @@ fn float(row: &Row<'_>, value: Value, expected: &str) -> Result<f64, Failure> {
     let Node::Static(number) = node else { return Err(wrong_type(node, expected)) };
     match number {
         StaticNode::F64(number) if !row.numbers_lost => Ok(number),
-        StaticNode::I64(number) if !row.numbers_lost => Ok(number as f64),
-        StaticNode::U64(number) if !row.numbers_lost => Ok(number as f64),
+        // The tape does not keep the sign of `-0`.
+        StaticNode::I64(number) if !row.numbers_lost && number != 0 => Ok(number as f64),
+        StaticNode::U64(number) if !row.numbers_lost && number != 0 => Ok(number as f64),
         StaticNode::Bool(_) | StaticNode::Null => Err(wrong_type(node, expected)),
         _ => scalar::float(row.text(value).0).map_err(|error| match error {
             NumberError::OutOfRange => Failure::new("number_out_of_range", "is too large for a 64-bit float"),

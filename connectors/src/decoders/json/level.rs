@@ -7,9 +7,11 @@ use arrow::datatypes::Fields;
 use logdrive_schemas::FieldType;
 use simd_json::Node;
 
-use super::Failure;
 use super::column::Column;
+use super::keys::{self, Keys, Next};
 use super::parse::Parsed;
+use super::scan::Scan;
+use super::{Failure, grammar};
 use crate::decoders::views::{Arena, ArenaBuffers};
 use crate::document::scan;
 
@@ -117,6 +119,9 @@ pub(super) struct Level {
     shape: Vec<(Box<str>, Option<usize>)>,
     /// The value of each column in the object at hand.
     values: Vec<Option<Value>>,
+    /// What [`scan`](super::scan) has learnt of the keys.
+    keys: Keys,
+    len: usize,
 }
 
 impl Level {
@@ -126,7 +131,53 @@ impl Level {
             names: fields.iter().enumerate().map(|(idx, (name, _))| (name.as_str().into(), idx)).collect(),
             shape: Vec::new(),
             values: vec![None; fields.len()],
+            keys: Keys::new(),
+            len: 0,
         }
+    }
+
+    /// The number of objects and nulls.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes room for `n_rows` more.
+    pub(super) fn reserve(&mut self, n_rows: usize) {
+        for (_, column) in &mut self.fields {
+            column.reserve(n_rows);
+        }
+    }
+
+    /// Appends the object of which the scan expects the brace, or white space and the brace, at `at`; the position
+    /// behind it. `None` if the scan does not like it; then some columns may be longer than others: truncate.
+    pub(super) fn scan(&mut self, scan: &mut Scan<'_>, mut at: usize, depth: u32) -> Option<usize> {
+        let (mut joint, mut n_found) = (keys::START, 0);
+        let end = loop {
+            match self.keys.next(scan.text, at, joint, &self.names)? {
+                Next::End(end) => break end,
+                Next::Member { value, .. } if value >= scan.end => return None,
+                Next::Member { joint: found, field, value } => {
+                    joint = found;
+                    at = match self.fields.get_mut(field as usize) {
+                        Some((_, column)) => {
+                            n_found += 1;
+                            // A column that has its value already fails.
+                            column.scan(scan, value, self.len, depth)?
+                        }
+                        None => grammar::value(scan.text, value, depth)?,
+                    };
+                }
+            }
+        };
+        if n_found < self.fields.len() {
+            for (_, column) in &mut self.fields {
+                if column.len() == self.len {
+                    column.append_null();
+                }
+            }
+        }
+        self.len += 1;
+        Some(end)
     }
 
     /// Appends a message, which must be an object.
@@ -157,6 +208,7 @@ impl Level {
         for ((name, column), value) in self.fields.iter_mut().zip(&self.values) {
             column.append(row, *value).map_err(|failure| failure.within(name))?;
         }
+        self.len += 1;
         Ok(())
     }
 
@@ -164,15 +216,18 @@ impl Level {
         for (_, column) in &mut self.fields {
             column.append_null();
         }
+        self.len += 1;
     }
 
     pub(super) fn truncate(&mut self, len: usize) {
         for (_, column) in &mut self.fields {
             column.truncate(len);
         }
+        self.len = self.len.min(len);
     }
 
     pub(super) fn finish(&mut self, fields: &Fields, buffers: &ArenaBuffers) -> Vec<ArrayRef> {
+        self.len = 0;
         self.fields.iter_mut().zip(fields).map(|((_, column), field)| column.finish(field, buffers)).collect()
     }
 

@@ -1,18 +1,26 @@
 //! The `json` decoder: one JSON object per message.
 //!
 //! ```text
-//! message ─► parse: simd-json tape ─► level: members to columns ─► column ─► batch
-//!                                      (scalar: exact numbers, times, addresses)
+//! message ─► scan: predicted keys, straight to columns ──────────────────► batch
+//!              │ anything that it does not like
+//!              └─► parse: simd-json tape ─► level: members to columns ─► column
+//!                                            (scalar: exact numbers, times, addresses)
 //! ```
 //!
-//! simd-json sees every message in full, so a row that leaves is valid JSON whatever the pipeline reads of it. This is
-//! the general path: a faster one that predicts a line's shape may come before it, must agree with it on every
-//! message, and hands it what it does not like.
+//! Both paths see every message in full, so a row that leaves is valid JSON whatever the pipeline reads of it. The
+//! general path, with simd-json, decides and gives the reasons; the scan must agree with it on every message and every
+//! value, which tests and fuzzing compare.
 
+#[cfg(test)]
+mod agreement;
 mod column;
+mod grammar;
+mod keys;
+mod lanes;
 mod level;
 mod parse;
 mod scalar;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +36,10 @@ use serde::Deserialize;
 
 use self::level::{Level, Row};
 use self::parse::Parser;
+use self::scan::Scan;
 use crate::decoder::{Decoded, Decoder, DecoderConfig, Demand};
 use crate::decoders::views::Arena;
-use crate::document::scan;
+use crate::document::scan::skip_space;
 
 /// Decodes one JSON object per message into the fields that the pipeline reads.
 ///
@@ -64,6 +73,15 @@ use crate::document::scan;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Json {}
+
+impl Json {
+    /// The decoder without its fast path: what that is compared with.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn general(demand: &Demand) -> Box<dyn Decoder> {
+        Box::new(JsonDecoder { scans: false, ..JsonDecoder::new(&demand.schema) })
+    }
+}
 
 impl Component for Json {
     const NAME: &'static str = "json";
@@ -115,13 +133,39 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Working memory above this is given back after the chunk that needed it.
+const SCRATCH_BYTES_MAX: usize = 1 << 20;
+
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// How many bytes are checked to be UTF-8 at once: enough to make the call cheap, few enough to be still in the cache
+/// when they are read.
+const UTF8_BLOCK_BYTES: usize = 32 << 10;
 
 struct JsonDecoder {
     schema: SchemaRef,
     layout: Arc<Layout>,
     parser: Parser,
     root: Level,
+    /// Whether messages are scanned before they are parsed.
+    scans: bool,
+    /// Memory for strings without their escapes.
+    scratch: String,
+}
+
+/// One message, and where it lies in its chunk.
+#[derive(Clone, Copy)]
+struct Message<'a> {
+    chunk: &'a [u8],
+    start: usize,
+    end: usize,
+}
+
+/// Checks that messages are UTF-8, many at once if it can.
+#[derive(Default)]
+struct Utf8Check {
+    /// Before this message they are checked one by one, because one of them is wrong.
+    single_until: usize,
 }
 
 /// The messages that became rows: the views of their originals, and their offsets.
@@ -137,16 +181,27 @@ impl JsonDecoder {
             layout: Arc::new(Layout::Original(Vec::new())),
             parser: Parser::default(),
             root: Level::new(&schema.fields),
+            scans: true,
+            scratch: String::new(),
         }
     }
 
-    /// Appends the message at `start` to the columns, or part of it if it fails.
-    fn append(&mut self, message: &[u8], start: usize, arena: &mut Arena) -> Result<(), Failure> {
-        if scan::skip_space(message, 0) == message.len() {
+    /// Appends a message, which is UTF-8, to the columns, or part of it if the scan does not like it.
+    fn scan(&mut self, message: Message<'_>, arena: &mut Arena) -> Option<()> {
+        let Message { chunk, start, end } = message;
+        let mut scan = Scan { text: chunk, end, arena, scratch: &mut self.scratch };
+        let behind = self.root.scan(&mut scan, start, 1)?;
+        (behind <= end && skip_space(&chunk[..end], behind) == end).then_some(())
+    }
+
+    /// Appends a message to the columns, or part of it if it fails.
+    fn parse(&mut self, message: Message<'_>, arena: &mut Arena) -> Result<(), Failure> {
+        let text = message.text();
+        if skip_space(text, 0) == text.len() {
             return Err(Failure::new("empty", "nothing but white space"));
         }
         let root = &mut self.root;
-        self.parser.parse(message, |parsed| root.append_message(&mut Row::new(&parsed, start, arena)))
+        self.parser.parse(text, |parsed| root.append_message(&mut Row::new(&parsed, message.start, arena)))
     }
 
     /// Makes a batch of what was appended.
@@ -173,23 +228,74 @@ impl Decoder for JsonDecoder {
             Accepted { originals: Vec::with_capacity(n_messages), offsets: Vec::with_capacity(n_messages) };
         let mut rejects = Vec::new();
         let mut arena = Arena::new(chunk.data.clone());
-        for (idx, range) in chunk.messages.iter().enumerate() {
-            let (mut message, mut start) = (chunk.message(idx), range.start);
-            if let Some(rest) = message.strip_prefix(BYTE_ORDER_MARK) {
-                (message, start) = (rest, start + BYTE_ORDER_MARK.len() as u32);
-            }
-            match self.append(message, start as usize, &mut arena) {
-                Ok(()) => {
-                    accepted.originals.push(make_view(message, 0, start));
-                    accepted.offsets.push(chunk.offsets[idx]);
-                }
-                Err(failure) => {
-                    self.root.truncate(accepted.offsets.len());
+        let mut utf8 = Utf8Check::default();
+        self.root.reserve(n_messages);
+        for (idx, offset) in chunk.offsets.iter().enumerate() {
+            let message = Message::of(chunk, idx);
+            let n_rows = accepted.offsets.len();
+            if !(self.scans && utf8.holds(chunk, idx, &mut arena) && self.scan(message, &mut arena).is_some())
+            {
+                self.root.truncate(n_rows);
+                if let Err(failure) = self.parse(message, &mut arena) {
+                    self.root.truncate(n_rows);
                     rejects.push(Reject { idx, reason: failure.to_string() });
+                    continue;
                 }
             }
+            accepted.originals.push(make_view(message.text(), 0, message.start as u32));
+            accepted.offsets.push(*offset);
         }
         self.parser.shrink();
+        if self.scratch.capacity() > SCRATCH_BYTES_MAX {
+            self.scratch = String::new();
+        }
         Decoded { rows: self.batch(chunk, accepted, arena), rejects: reject::of_chunk(chunk, &rejects) }
+    }
+}
+
+impl<'a> Message<'a> {
+    /// Message `idx` of `chunk`, without a byte order mark.
+    fn of(chunk: &'a Chunk, idx: usize) -> Self {
+        let range = chunk.messages[idx];
+        let (mut start, end) = (range.start as usize, (range.start + range.len) as usize);
+        let data = chunk.data.as_slice();
+        if data[start..end].starts_with(BYTE_ORDER_MARK) {
+            start += BYTE_ORDER_MARK.len();
+        }
+        Self { chunk: data, start, end }
+    }
+
+    fn text(&self) -> &'a [u8] {
+        &self.chunk[self.start..self.end]
+    }
+}
+
+impl Utf8Check {
+    /// Whether message `idx` is UTF-8, as far as its first and last character are whole.
+    #[inline]
+    fn holds(&mut self, chunk: &Chunk, idx: usize, arena: &mut Arena) -> bool {
+        let range = |idx: usize| {
+            let range = chunk.messages[idx];
+            range.start as usize..(range.start + range.len) as usize
+        };
+        let message = range(idx);
+        if arena.is_checked(message.clone()) {
+            return true;
+        }
+        if self.single_until <= idx {
+            let (mut last, mut end) = (idx, message.end);
+            while end < message.start + UTF8_BLOCK_BYTES && last + 1 < chunk.messages.len() {
+                let next = range(last + 1);
+                if next.start < end {
+                    break;
+                }
+                (last, end) = (last + 1, next.end);
+            }
+            if arena.check_utf8(message.start..end) {
+                return true;
+            }
+            self.single_until = last + 1;
+        }
+        arena.check_utf8(message)
     }
 }

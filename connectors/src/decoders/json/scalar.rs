@@ -102,6 +102,56 @@ pub(super) fn timestamp(text: &str) -> Option<i64> {
     usual_timestamp(text.as_bytes()).or_else(|| unusual_timestamp(text))
 }
 
+/// The minute of the previous timestamp: those of neighbouring rows are mostly of the same one, and then only the
+/// seconds need be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Minute {
+    /// `YYYY-MM-DDThh:mm`.
+    text: [u8; 16],
+    /// Microseconds since the Unix epoch.
+    micros: i64,
+}
+
+impl Minute {
+    /// The same as [`timestamp`].
+    #[inline(always)]
+    pub(super) fn timestamp(&mut self, text: &[u8]) -> Option<i64> {
+        if let Some((minute, rest)) = text.split_first_chunk::<16>()
+            && *minute == self.text
+            && let Some(micros) = seconds(rest)
+        {
+            return Some(self.micros + micros);
+        }
+        self.other_timestamp(text)
+    }
+
+    #[inline(never)]
+    fn other_timestamp(&mut self, text: &[u8]) -> Option<i64> {
+        if let Some((minute, rest)) = text.split_first_chunk::<16>()
+            && let (Some(micros), Some(_)) = (usual_timestamp(minute), seconds(rest))
+        {
+            *self = Self { text: *minute, micros };
+        }
+        timestamp(std::str::from_utf8(text).ok()?)
+    }
+}
+
+/// Microseconds of `:ssZ`, `:ss.mmmZ` and `:ss.mmmuuuZ`.
+#[inline(always)]
+fn seconds(text: &[u8]) -> Option<i64> {
+    let (second, micros) = match text {
+        [b':', s1, s2, b'Z'] => (two(*s1, *s2)?, 0),
+        [b':', s1, s2, b'.', m1, m2, m3, b'Z'] => {
+            (two(*s1, *s2)?, (two(b'0', *m1)? * 100 + two(*m2, *m3)?) * 1_000)
+        }
+        [b':', s1, s2, b'.', m1, m2, m3, u1, u2, u3, b'Z'] => {
+            (two(*s1, *s2)?, two(*m1, *m2)? * 10_000 + two(*m3, *u1)? * 100 + two(*u2, *u3)?)
+        }
+        _ => return None,
+    };
+    (second <= 59).then_some(second * 1_000_000 + micros)
+}
+
 /// `YYYY-MM-DD`, alone or with `T`, `t` or a space and `hh:mm[:ss[.f…]]`, then nothing, `Z`, `z`, `±hh:mm`, `±hhmm`
 /// or `±hh`.
 fn usual_timestamp(text: &[u8]) -> Option<i64> {
@@ -183,6 +233,25 @@ fn unusual_timestamp(text: &str) -> Option<i64> {
     let zoned = text.bytes().skip(10).any(|b| matches!(b, b'+' | b'-' | b'Z' | b'z' | b'['));
     let civil = text.parse::<jiff::civil::DateTime>().ok().filter(|_| !zoned)?;
     Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_microsecond())
+}
+
+/// Whether `text` is an IPv4 address as nearly all are: four numbers below 256, without leading zeros.
+#[inline]
+pub(super) fn is_ipv4(text: &[u8]) -> bool {
+    let (mut n_parts, mut n_digits, mut part) = (1, 0, 0_u32);
+    for byte in text {
+        match byte {
+            b'.' if n_digits > 0 => (n_parts, n_digits, part) = (n_parts + 1, 0, 0),
+            b'0'..=b'9' if n_digits == 0 || part > 0 => {
+                (n_digits, part) = (n_digits + 1, part * 10 + u32::from(byte - b'0'));
+                if part > 255 {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+    }
+    n_parts == 4 && n_digits > 0
 }
 
 /// Whether `text` is an IPv4 or IPv6 address, without port, prefix length or zone.
@@ -288,6 +357,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_memory_of_a_minute_changes_nothing(
+            texts in prop::collection::vec("2024-0[12]-3[01][T ]23:5[89](:[0-6][0-9]([.,][0-9]{0,7})?)?(Z|[+]01)?", 1..10),
+        ) {
+            let mut minute = Minute::default();
+            for text in texts {
+                prop_assert_eq!(minute.timestamp(text.as_bytes()), timestamp(&text), "{}", text);
+            }
+        }
+
+        #[test]
+        fn ipv4_is_what_std_says(text in "([0-9]{0,3}[.]){2,4}[0-9a]{0,3}") {
+            prop_assert_eq!(is_ipv4(text.as_bytes()), text.parse::<Ipv4Addr>().is_ok(), "{}", text);
+        }
+
         #[test]
         fn the_fast_path_agrees_with_jiff(second in -62_135_596_800_i64..253_402_207_200, micro in 0_i64..1_000_000) {
             let micros = second * 1_000_000 + micro;

@@ -16,7 +16,7 @@ use super::*;
 use crate::document::Documents;
 
 /// A chunk of these messages, with a line break between them.
-fn chunk(messages: &[impl AsRef<[u8]>]) -> Chunk {
+pub(super) fn chunk(messages: &[impl AsRef<[u8]>]) -> Chunk {
     let mut data = Vec::new();
     let mut ranges = Vec::new();
     for message in messages {
@@ -37,12 +37,12 @@ fn chunk(messages: &[impl AsRef<[u8]>]) -> Chunk {
     }
 }
 
-fn decoder(fields: &[(&str, &str)]) -> JsonDecoder {
+pub(super) fn decoder(fields: &[(&str, &str)]) -> JsonDecoder {
     let fields = fields.iter().map(|(name, t)| ((*name).into(), FieldType::parse(t).unwrap())).collect();
     JsonDecoder::new(&RowSchema::of_fields(fields))
 }
 
-fn reasons(decoded: &Decoded) -> Vec<String> {
+pub(super) fn reasons(decoded: &Decoded) -> Vec<String> {
     decoded
         .rejects
         .iter()
@@ -196,7 +196,7 @@ fn lists() {
     );
 }
 
-fn nested() -> JsonDecoder {
+pub(super) fn nested() -> JsonDecoder {
     let amount = vec![("amount".into(), FieldType::Int64), ("note".into(), FieldType::String)];
     JsonDecoder::new(&RowSchema::of_fields(vec![
         ("payment".into(), FieldType::Object(amount)),
@@ -322,7 +322,7 @@ fn without_fields_there_are_rows() {
 }
 
 /// The shared data, or `None` with a line that says that the test is skipped.
-fn shared(test: &str, path: &str) -> Option<PathBuf> {
+pub(super) fn shared(test: &str, path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("LOGDRIVE_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = root.join("data").join(path);

@@ -1,0 +1,226 @@
+//! The fast path: one pass over a message, straight into the columns.
+//!
+//! ```text
+//! message ─► keys: the joint that is expected ─► column, or grammar: skip ─► … ─► row
+//!              └─► anything else ─► general path, for this row
+//! ```
+//!
+//! As strict as the general path, but it may give up on whatever is rare: escapes in keys, a field that is there
+//! twice, deep nesting, values that do not fit their field. Then the general path decides, and says why. What both
+//! accept they read alike.
+
+use super::column::{Column, Values};
+use super::{grammar, lanes, scalar};
+use crate::decoders::views::{Arena, View};
+use crate::document::scan::skip_space;
+
+/// One message while it is scanned. Positions are in the whole chunk: looking past the end of a message is harmless,
+/// and its end is compared with the position reached.
+pub(super) struct Scan<'a> {
+    /// The chunk.
+    pub(super) text: &'a [u8],
+    /// The end of the message.
+    pub(super) end: usize,
+    /// Where strings go.
+    pub(super) arena: &'a mut Arena,
+    /// Memory for strings without their escapes.
+    pub(super) scratch: &'a mut String,
+}
+
+impl Scan<'_> {
+    /// The string whose opening quote is at `quote`, and the position behind it.
+    #[inline(always)]
+    fn string(&mut self, quote: usize) -> Option<(View, usize)> {
+        let stop = lanes::string_stop(self.text, quote + 1);
+        if *self.text.get(stop)? == b'"' {
+            return Some((self.arena.span(quote + 1, stop)?, stop + 1));
+        }
+        self.string_with_escapes(quote + 1, stop)
+    }
+
+    #[inline(never)]
+    fn string_with_escapes(&mut self, begin: usize, stop: usize) -> Option<(View, usize)> {
+        self.scratch.clear();
+        self.scratch.push_str(std::str::from_utf8(self.text.get(begin..stop)?).ok()?);
+        let scratch = &mut *self.scratch;
+        let mut valid = true;
+        let end = grammar::escapes(self.text, stop, |part| match part {
+            grammar::Part::Escaped(character) => scratch.push(character),
+            grammar::Part::Plain(text) => match simdutf8::basic::from_utf8(text) {
+                Ok(text) => scratch.push_str(text),
+                Err(_) => valid = false,
+            },
+        })?;
+        valid.then(|| (self.arena.copy(self.scratch), end + 1))
+    }
+
+    /// The text of the string whose opening quote is at `quote`, if it has no escapes, and the position behind it.
+    #[inline(always)]
+    fn plain_string(&self, quote: usize) -> Option<(usize, usize)> {
+        let stop = lanes::string_stop(self.text, quote + 1);
+        (*self.text.get(stop)? == b'"').then_some((quote + 1, stop))
+    }
+}
+
+impl Column {
+    /// Appends the value at `at` as number `row`; the position behind it. `None` if the scan does not like it, or the
+    /// column has that value already; then the column may hold part of it: truncate it.
+    #[inline(always)]
+    pub(super) fn scan(&mut self, scan: &mut Scan<'_>, at: usize, row: usize, depth: u32) -> Option<usize> {
+        let first = *scan.text.get(at)?;
+        match &mut self.values {
+            Values::String(values) if first == b'"' => {
+                let (view, end) = scan.string(at)?;
+                if values.len() != row {
+                    return None;
+                }
+                values.push(view);
+                Some(end)
+            }
+            _ if first == b'n' => {
+                let end = grammar::literal(scan.text, at, b"null")?;
+                if self.len() != row {
+                    return None;
+                }
+                self.append_null();
+                Some(end)
+            }
+            Values::String(values) => {
+                let end = grammar::value(scan.text, at, depth)?;
+                if values.len() != row {
+                    return None;
+                }
+                values.push(scan.arena.span(at, end)?);
+                Some(end)
+            }
+            Values::Int64(values) => {
+                let number = grammar::number(scan.text, at)?;
+                let value = match number.integer() {
+                    Some(value) => value,
+                    None => scalar::integer(scan.text.get(at..number.end)?).ok()?,
+                };
+                if values.len() != row {
+                    return None;
+                }
+                values.push(value);
+                Some(number.end)
+            }
+            Values::Float64(values) => {
+                let (value, end) = float(scan.text, at)?;
+                if values.len() != row {
+                    return None;
+                }
+                values.push(value);
+                Some(end)
+            }
+            Values::Decimal { values, precision, scale } => {
+                let (value, end) = if first == b'"' {
+                    let (begin, stop) = scan.plain_string(at)?;
+                    (scalar::decimal(scan.text.get(begin..stop)?, *precision, *scale).ok()?, stop + 1)
+                } else {
+                    let number = grammar::number(scan.text, at)?;
+                    let value = match number.decimal(*precision, *scale) {
+                        Some(value) => value,
+                        None => scalar::decimal(scan.text.get(at..number.end)?, *precision, *scale).ok()?,
+                    };
+                    (value, number.end)
+                };
+                if values.len() != row {
+                    return None;
+                }
+                values.push(value);
+                Some(end)
+            }
+            Values::Timestamp { values, minute } => {
+                let (value, end) = if first == b'"' {
+                    let (begin, stop) = scan.plain_string(at)?;
+                    (minute.timestamp(scan.text.get(begin..stop)?)?, stop + 1)
+                } else {
+                    let number = grammar::number(scan.text, at)?;
+                    (number.integer()?.checked_mul(1_000)?, number.end)
+                };
+                if values.len() != row {
+                    return None;
+                }
+                values.push(value);
+                Some(end)
+            }
+            Values::Boolean(values) => {
+                let (value, end) = match grammar::literal(scan.text, at, b"true") {
+                    Some(end) => (true, end),
+                    None => (false, grammar::literal(scan.text, at, b"false")?),
+                };
+                if values.len() != row {
+                    return None;
+                }
+                values.push(value);
+                Some(end)
+            }
+            Values::Ip(values) if first == b'"' => {
+                let (begin, stop) = scan.plain_string(at)?;
+                let text = scan.text.get(begin..stop)?;
+                let is_ip = scalar::is_ipv4(text) || std::str::from_utf8(text).is_ok_and(scalar::is_ip);
+                if !is_ip || values.len() != row {
+                    return None;
+                }
+                values.push(scan.arena.span(begin, stop)?);
+                Some(stop + 1)
+            }
+            Values::Object(level) if first == b'{' => {
+                if level.len() != row || depth >= grammar::DEPTH_MAX {
+                    return None;
+                }
+                level.scan(scan, at, depth + 1)
+            }
+            Values::List { offsets, items } => {
+                if offsets.len() != row + 1 || depth >= grammar::DEPTH_MAX {
+                    return None;
+                }
+                let end = if first == b'[' {
+                    scan_items(items, scan, at, depth + 1)?
+                } else {
+                    items.scan_item(scan, at, depth + 1)?
+                };
+                offsets.push(i32::try_from(items.len()).ok()?);
+                Some(end)
+            }
+            Values::GeoPoint { .. } | Values::Ip(_) | Values::Object(_) => None,
+        }
+    }
+
+    /// The same for an item of a list.
+    #[inline(never)]
+    fn scan_item(&mut self, scan: &mut Scan<'_>, at: usize, depth: u32) -> Option<usize> {
+        let row = self.len();
+        self.scan(scan, at, row, depth)
+    }
+}
+
+fn scan_items(items: &mut Column, scan: &mut Scan<'_>, at: usize, depth: u32) -> Option<usize> {
+    let mut at = skip_space(scan.text, at + 1);
+    if *scan.text.get(at)? == b']' {
+        return Some(at + 1);
+    }
+    loop {
+        if at >= scan.end {
+            return None;
+        }
+        at = skip_space(scan.text, items.scan_item(scan, at, depth)?);
+        match *scan.text.get(at)? {
+            b',' => at = skip_space(scan.text, at + 1),
+            b']' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+/// The nearest float of the number at `at`, and the position behind it.
+#[inline(always)]
+fn float(text: &[u8], at: usize) -> Option<(f64, usize)> {
+    let number = grammar::number(text, at)?;
+    let value = match number.float() {
+        Some(value) => value,
+        None => scalar::float(text.get(at..number.end)?).ok()?,
+    };
+    Some((value, number.end))
+}
