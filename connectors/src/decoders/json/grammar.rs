@@ -30,32 +30,49 @@ pub(super) struct Number {
 pub(super) fn number(text: &[u8], at: usize) -> Option<Number> {
     let negative = *text.get(at)? == b'-';
     let begin = at + usize::from(negative);
-    let (mut digits, n_whole) = lanes::digits(text, begin);
-    if n_whole == 8 {
+    let (whole, n_whole) = digits(text, begin);
+    if n_whole > DIGITS_MAX {
         return long_number(text, begin, negative);
     }
     let mut end = begin + n_whole;
     if n_whole == 0 || (n_whole > 1 && text[begin] == b'0') {
         return None;
     }
-    let mut n_fraction = 0;
+    let (mut value, mut n_fraction) = (whole, 0);
     if text.get(end) == Some(&b'.') {
-        let (fraction, n) = lanes::digits(text, end + 1);
+        let (fraction, n) = digits(text, end + 1);
         if n == 0 {
             return None;
         }
-        if n == 8 {
+        if n_whole + n > DIGITS_MAX {
             return long_number(text, begin, negative);
         }
-        digits = digits * POWERS_OF_TEN[n] + fraction;
+        value = whole * POWERS_OF_TEN[n] + fraction;
         n_fraction = n;
         end += 1 + n;
     }
     if let Some(b'e' | b'E') = text.get(end) {
         return long_number(text, begin, negative);
     }
-    Some(Number { negative, digits, n_fraction, plain: true, end })
+    Some(Number { negative, digits: value, n_fraction, plain: true, end })
 }
+
+/// The number that the digits at `at` make, and how many they are, if they are fewer than 16.
+#[inline(always)]
+fn digits(text: &[u8], at: usize) -> (u64, usize) {
+    let (first, n) = lanes::digits(text, at);
+    if n < 8 {
+        return (first, n);
+    }
+    let (second, n) = lanes::digits(text, at + 8);
+    if n < 8 {
+        return (first * POWERS_OF_TEN[n] + second, 8 + n);
+    }
+    (0, usize::from(u8::MAX))
+}
+
+/// So many digits fit into an `i64`, whatever they are.
+const DIGITS_MAX: usize = 18;
 
 /// The powers of ten that fit.
 const POWERS_OF_TEN: [u64; 19] = {
@@ -93,7 +110,7 @@ fn long_number(text: &[u8], begin: usize, negative: bool) -> Option<Number> {
         }
         end += 1 + n_fraction;
     }
-    let mut plain = n_whole + n_fraction <= 18;
+    let mut plain = n_whole + n_fraction <= DIGITS_MAX;
     if let Some(b'e' | b'E') = text.get(end) {
         end += 1 + usize::from(matches!(text.get(end + 1), Some(b'+' | b'-')));
         let n = run(end);

@@ -158,8 +158,7 @@ impl Column {
             }
             Values::Ip(values) if first == b'"' => {
                 let (begin, stop) = scan.plain_string(at)?;
-                let text = scan.text.get(begin..stop)?;
-                let is_ip = scalar::is_ipv4(text) || std::str::from_utf8(text).is_ok_and(scalar::is_ip);
+                let is_ip = scalar::is_ipv4(scan.text, begin, stop) || is_ip(scan.text.get(begin..stop)?);
                 if !is_ip || values.len() != row {
                     return None;
                 }
@@ -212,6 +211,11 @@ fn scan_items(items: &mut Column, scan: &mut Scan<'_>, at: usize, depth: u32) ->
             _ => return None,
         }
     }
+}
+
+#[inline(never)]
+fn is_ip(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(scalar::is_ip)
 }
 
 /// The nearest float of the number at `at`, and the position behind it.
