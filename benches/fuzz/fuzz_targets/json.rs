@@ -35,11 +35,13 @@ fn chunk(data: &[u8]) -> Chunk {
     }
 }
 
-/// The schema, with the fields once more in the nested object `k`.
+/// The fields, and the same once more in the nested object `k`.
 fn demand(fields: &[(&str, &str)]) -> Demand {
     let mut fields: Vec<_> =
         fields.iter().map(|(name, t)| ((*name).to_owned(), FieldType::parse(t).expect("a type"))).collect();
-    fields.push(("k".to_owned(), FieldType::Object(fields.clone())));
+    if !fields.is_empty() {
+        fields.push(("k".to_owned(), FieldType::Object(fields.clone())));
+    }
     Demand { schema: RowSchema::of_fields(fields), validate: true }
 }
 

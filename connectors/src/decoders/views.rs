@@ -98,8 +98,8 @@ impl Arena {
         // short one the text moves in behind the length; the bits of what follows it in the chunk are cut off.
         let inline = (text & ((1 << (8 * len.min(INLINE_BYTES_MAX))) - 1)) << 32;
         let reference = (text & 0xffff_ffff) << 32 | u128::from(CHUNK) << 64 | u128::from(begin) << 96;
-        let rest = if len <= INLINE_BYTES_MAX { inline } else { reference };
-        Some(View(rest | u128::from(n_bytes)))
+        let choice = u128::from(len <= INLINE_BYTES_MAX).wrapping_neg();
+        Some(View(u128::from(n_bytes) | inline & choice | reference & !choice))
     }
 
     /// A view of a copy of `text` in the side buffer.

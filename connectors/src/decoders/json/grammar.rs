@@ -4,11 +4,25 @@
 //! "not understood here", which may be an error or just something for the general path. Positions only grow, so a
 //! caller that knows where the message ends need compare once.
 
-use super::lanes;
+use super::lanes::{self, Stops};
 use crate::document::scan::skip_space;
 
 /// How deep values are followed; beyond, the general path decides.
 pub(super) const DEPTH_MAX: u32 = 48;
+
+/// The chunk, and where its strings stop.
+#[derive(Clone, Copy)]
+pub(super) struct Text<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) stops: &'a Stops,
+}
+
+impl<'a> Text<'a> {
+    #[inline(always)]
+    pub(super) fn get(self, at: usize) -> Option<&'a u8> {
+        self.bytes.get(at)
+    }
+}
 
 /// A number as its text says it.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +41,7 @@ pub(super) struct Number {
 
 /// The number at `at`.
 #[inline(always)]
-pub(super) fn number(text: &[u8], at: usize) -> Option<Number> {
+pub(super) fn number(text: Text<'_>, at: usize) -> Option<Number> {
     let negative = *text.get(at)? == b'-';
     let begin = at + usize::from(negative);
     let (whole, n_whole) = digits(text, begin);
@@ -35,7 +49,8 @@ pub(super) fn number(text: &[u8], at: usize) -> Option<Number> {
         return long_number(text, begin, negative);
     }
     let mut end = begin + n_whole;
-    if n_whole == 0 || (n_whole > 1 && text[begin] == b'0') {
+    // Without a branch on the number of digits, which varies.
+    if (n_whole == 0) | ((n_whole > 1) & (text.get(begin) == Some(&b'0'))) {
         return None;
     }
     let (mut value, mut n_fraction) = (whole, 0);
@@ -59,12 +74,12 @@ pub(super) fn number(text: &[u8], at: usize) -> Option<Number> {
 
 /// The number that the digits at `at` make, and how many they are, if they are fewer than 16.
 #[inline(always)]
-fn digits(text: &[u8], at: usize) -> (u64, usize) {
-    let (first, n) = lanes::digits(text, at);
+fn digits(text: Text<'_>, at: usize) -> (u64, usize) {
+    let (first, n) = lanes::digits(text.bytes, at);
     if n < 8 {
         return (first, n);
     }
-    let (second, n) = lanes::digits(text, at + 8);
+    let (second, n) = lanes::digits(text.bytes, at + 8);
     if n < 8 {
         return (first * POWERS_OF_TEN[n] + second, 8 + n);
     }
@@ -87,10 +102,10 @@ const POWERS_OF_TEN: [u64; 19] = {
 
 /// The number whose first digit is at `begin`, digit by digit.
 #[inline(never)]
-fn long_number(text: &[u8], begin: usize, negative: bool) -> Option<Number> {
+fn long_number(text: Text<'_>, begin: usize, negative: bool) -> Option<Number> {
     let mut digits = 0_u64;
     let mut run = |from: usize| {
-        let rest = text.get(from..).unwrap_or_default();
+        let rest = text.bytes.get(from..).unwrap_or_default();
         let n = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         for digit in &rest[..n] {
             digits = digits.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
@@ -98,7 +113,7 @@ fn long_number(text: &[u8], begin: usize, negative: bool) -> Option<Number> {
         n
     };
     let n_whole = run(begin);
-    if n_whole == 0 || (n_whole > 1 && text[begin] == b'0') {
+    if n_whole == 0 || (n_whole > 1 && text.get(begin) == Some(&b'0')) {
         return None;
     }
     let mut end = begin + n_whole;
@@ -168,19 +183,18 @@ impl Number {
 
 /// The position behind `literal`, if it stands there.
 #[inline(always)]
-pub(super) fn literal<const N: usize>(text: &[u8], at: usize, literal: &[u8; N]) -> Option<usize> {
-    (text.get(at..)?.first_chunk::<N>()? == literal).then_some(at + N)
+pub(super) fn literal<const N: usize>(text: Text<'_>, at: usize, literal: &[u8; N]) -> Option<usize> {
+    (text.bytes.get(at..)?.first_chunk::<N>()? == literal).then_some(at + N)
 }
 
-/// The end of the string whose first character is at `begin`: the position of its closing quote, and whether it is
-/// free of escapes.
+/// The position of the closing quote of the string whose first character is at `begin`.
 #[inline(always)]
-pub(super) fn string(text: &[u8], begin: usize) -> Option<(usize, bool)> {
-    let stop = lanes::string_stop(text, begin);
+pub(super) fn string(text: Text<'_>, begin: usize) -> Option<usize> {
+    let stop = text.stops.next(begin);
     if *text.get(stop)? == b'"' {
-        return Some((stop, true));
+        return Some(stop);
     }
-    Some((escapes(text, stop, |_| ())?, false))
+    escapes(text, stop, |_| ())
 }
 
 /// A part of a string with escapes.
@@ -193,7 +207,7 @@ pub(super) enum Part<'a> {
 
 /// Goes through a string from its first escape, at `at`, to its closing quote, the position of which is returned.
 #[inline(never)]
-pub(super) fn escapes<'a>(text: &'a [u8], mut at: usize, mut part: impl FnMut(Part<'a>)) -> Option<usize> {
+pub(super) fn escapes<'a>(text: Text<'a>, mut at: usize, mut part: impl FnMut(Part<'a>)) -> Option<usize> {
     loop {
         match text.get(at)? {
             b'"' => return Some(at),
@@ -215,15 +229,15 @@ pub(super) fn escapes<'a>(text: &'a [u8], mut at: usize, mut part: impl FnMut(Pa
             _ => None,
         }?;
         part(Part::Escaped(character));
-        at = lanes::string_stop(text, end);
-        part(Part::Plain(&text[end..at]));
+        at = text.stops.next(end);
+        part(Part::Plain(text.bytes.get(end..at)?));
     }
 }
 
 /// The character of the `\u` escape at `at`, which may be two: a surrogate pair.
-fn code_point(text: &[u8], at: usize) -> Option<(char, usize)> {
+fn code_point(text: Text<'_>, at: usize) -> Option<(char, usize)> {
     let unit = |at: usize| {
-        let [b'\\', b'u', digits @ ..] = text.get(at..)?.first_chunk::<6>()? else { return None };
+        let [b'\\', b'u', digits @ ..] = text.bytes.get(at..)?.first_chunk::<6>()? else { return None };
         digits.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
     };
     let first = unit(at)?;
@@ -238,9 +252,9 @@ fn code_point(text: &[u8], at: usize) -> Option<(char, usize)> {
 
 /// The position behind the value at `at`, whatever it is.
 #[inline(always)]
-pub(super) fn value(text: &[u8], at: usize, depth: u32) -> Option<usize> {
+pub(super) fn value(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
     match *text.get(at)? {
-        b'"' => Some(string(text, at + 1)?.0 + 1),
+        b'"' => Some(string(text, at + 1)? + 1),
         b'-' | b'0'..=b'9' => Some(number(text, at)?.end),
         b't' => literal(text, at, b"true"),
         b'f' => literal(text, at, b"false"),
@@ -252,11 +266,11 @@ pub(super) fn value(text: &[u8], at: usize, depth: u32) -> Option<usize> {
 }
 
 #[inline(never)]
-fn object(text: &[u8], at: usize, depth: u32) -> Option<usize> {
+fn object(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
     if depth >= DEPTH_MAX {
         return None;
     }
-    let mut at = skip_space(text, at + 1);
+    let mut at = skip_space(text.bytes, at + 1);
     if *text.get(at)? == b'}' {
         return Some(at + 1);
     }
@@ -264,13 +278,13 @@ fn object(text: &[u8], at: usize, depth: u32) -> Option<usize> {
         if *text.get(at)? != b'"' {
             return None;
         }
-        at = skip_space(text, string(text, at + 1)?.0 + 1);
+        at = skip_space(text.bytes, string(text, at + 1)? + 1);
         if *text.get(at)? != b':' {
             return None;
         }
-        at = skip_space(text, value(text, skip_space(text, at + 1), depth + 1)?);
+        at = skip_space(text.bytes, value(text, skip_space(text.bytes, at + 1), depth + 1)?);
         match *text.get(at)? {
-            b',' => at = skip_space(text, at + 1),
+            b',' => at = skip_space(text.bytes, at + 1),
             b'}' => return Some(at + 1),
             _ => return None,
         }
@@ -278,18 +292,18 @@ fn object(text: &[u8], at: usize, depth: u32) -> Option<usize> {
 }
 
 #[inline(never)]
-fn array(text: &[u8], at: usize, depth: u32) -> Option<usize> {
+fn array(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
     if depth >= DEPTH_MAX {
         return None;
     }
-    let mut at = skip_space(text, at + 1);
+    let mut at = skip_space(text.bytes, at + 1);
     if *text.get(at)? == b']' {
         return Some(at + 1);
     }
     loop {
-        at = skip_space(text, value(text, at, depth + 1)?);
+        at = skip_space(text.bytes, value(text, at, depth + 1)?);
         match *text.get(at)? {
-            b',' => at = skip_space(text, at + 1),
+            b',' => at = skip_space(text.bytes, at + 1),
             b']' => return Some(at + 1),
             _ => return None,
         }

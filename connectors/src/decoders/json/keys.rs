@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 
+use super::grammar::Text;
 use super::lanes::{self, WIDTH};
 use crate::document::scan;
 
@@ -102,14 +103,14 @@ impl Keys {
     #[inline(always)]
     pub(super) fn next(
         &mut self,
-        text: &[u8],
+        text: Text<'_>,
         at: usize,
         previous: u16,
         names: &HashMap<Box<str>, usize>,
     ) -> Option<Next> {
         let joint = self.joints[usize::from(previous)].next[0];
         let expected = &self.joints[usize::from(joint)];
-        if expected.is_at(text, at) {
+        if expected.is_at(text.bytes, at) {
             return Some(Next::Member { joint, field: expected.field, value: at + expected.len });
         }
         if previous != START && text.get(at) == Some(&b'}') {
@@ -122,7 +123,7 @@ impl Keys {
     #[inline(never)]
     fn find(
         &mut self,
-        text: &[u8],
+        text: Text<'_>,
         at: usize,
         previous: u16,
         names: &HashMap<Box<str>, usize>,
@@ -130,37 +131,37 @@ impl Keys {
         for way in 1..WAYS {
             let joint = self.joints[usize::from(previous)].next[way];
             let candidate = &self.joints[usize::from(joint)];
-            if candidate.is_at(text, at) {
+            if candidate.is_at(text.bytes, at) {
                 let found = Next::Member { joint, field: candidate.field, value: at + candidate.len };
                 self.joints[usize::from(previous)].next[..=way].rotate_right(1);
                 return Some(found);
             }
         }
-        let mut pos = scan::skip_space(text, at);
+        let mut pos = scan::skip_space(text.bytes, at);
         match (text.get(pos)?, previous) {
             (b'{', START) => {
-                pos = scan::skip_space(text, pos + 1);
+                pos = scan::skip_space(text.bytes, pos + 1);
                 if text.get(pos) == Some(&b'}') {
                     return Some(Next::End(pos + 1));
                 }
             }
             (b'}', 1..) => return Some(Next::End(pos + 1)),
-            (b',', 1..) => pos = scan::skip_space(text, pos + 1),
+            (b',', 1..) => pos = scan::skip_space(text.bytes, pos + 1),
             _ => return None,
         }
         if text.get(pos) != Some(&b'"') {
             return None;
         }
         // Keys with escapes are left to the general path.
-        let stop = lanes::string_stop(text, pos + 1);
-        let colon = scan::skip_space(text, stop + 1);
+        let stop = text.stops.next(pos + 1);
+        let colon = scan::skip_space(text.bytes, stop + 1);
         if text.get(stop) != Some(&b'"') || text.get(colon) != Some(&b':') {
             return None;
         }
-        let value = scan::skip_space(text, colon + 1);
-        let key = std::str::from_utf8(&text[pos + 1..stop]).ok()?;
+        let value = scan::skip_space(text.bytes, colon + 1);
+        let key = std::str::from_utf8(text.bytes.get(pos + 1..stop)?).ok()?;
         let field = names.get(key).map_or(Some(NO_FIELD), |field| u32::try_from(*field).ok())?;
-        let joint = self.learn(&text[at..value], field, previous);
+        let joint = self.learn(text.bytes.get(at..value)?, field, previous);
         Some(Next::Member { joint, field, value })
     }
 

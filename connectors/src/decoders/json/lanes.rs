@@ -1,32 +1,70 @@
-//! Looks at 32 bytes at once: where a string stops, and how far two texts agree.
+//! Many bytes at once: where strings stop, how far two texts agree, what number digits make.
 //!
-//! On x86-64 with SSE2, which every such processor has; elsewhere with 8 bytes in a register. All loads are of whole
-//! arrays that were cut from a slice, so that nothing is read out of bounds; at the end of a text the missing bytes are
-//! zeros, which are control characters and no digits.
+//! With SSE2, which every x86-64 processor has, and AVX2 if there is; elsewhere with 8 bytes in a register. All loads are of whole arrays that
+//! were cut from a slice, so that nothing is read out of bounds; at the end of a text the missing bytes are zeros, which
+//! are control characters and no digits.
+
+use std::ops::Range;
 
 /// How many bytes are looked at.
 pub(super) const WIDTH: usize = 32;
 
-/// The position of the first quote, backslash or control character from `at` on, or the end of `text`.
-#[inline(always)]
-pub(super) fn string_stop(text: &[u8], mut at: usize) -> usize {
-    loop {
-        let n = match block::<WIDTH>(text, at) {
-            Some(block) => stop_in(block),
-            None => return string_stop_at_end(text, at),
-        };
-        at += n;
-        if n < WIDTH {
-            return at;
-        }
-    }
+/// Where strings stop: one bit per byte of a part of the chunk, set for quotes, backslashes and control characters.
+///
+/// Made for many messages ahead, in a loop in which no step waits for another. Finding the end of a string is then a
+/// matter of one load and a shift, whatever its length; comparing at the string itself would make each value wait for
+/// the comparisons of all before it.
+#[derive(Default)]
+pub(super) struct Stops {
+    /// The first byte that the bits are for.
+    begin: usize,
+    bits: Vec<u8>,
 }
 
-#[cold]
-#[inline(never)]
-fn string_stop_at_end(text: &[u8], at: usize) -> usize {
-    let rest = text.get(at..).unwrap_or_default();
-    at.min(text.len()) + stop_in(&padded::<WIDTH>(rest)).min(rest.len())
+/// As many bits as [`Stops::next`] sees for sure.
+const BITS_SEEN: usize = 57;
+
+impl Stops {
+    /// Finds them in this range of `text`.
+    pub(super) fn find(&mut self, text: &[u8], range: Range<usize>) {
+        self.begin = range.start;
+        self.bits.clear();
+        let (blocks, rest) = text[range].as_chunks::<WIDTH>();
+        self.bits.reserve(WIDTH / 8 * (blocks.len() + 3));
+        append_stops(blocks, &mut self.bits);
+        append_stops(&[padded(rest)], &mut self.bits);
+        // Behind the end there are only stops.
+        self.bits.extend([0xff; 8]);
+    }
+
+    /// Gives back memory above `n_bytes_max` bytes.
+    pub(super) fn shrink(&mut self, n_bytes_max: usize) {
+        self.bits.clear();
+        self.bits.shrink_to(n_bytes_max);
+    }
+
+    /// The position of the first stop from `at` on. Outside the range and at its end it may be any that is not below
+    /// `at`.
+    #[inline(always)]
+    pub(super) fn next(&self, at: usize) -> usize {
+        let bit = at.wrapping_sub(self.begin);
+        let Some(bits) = block::<8>(&self.bits, bit / 8) else { return at };
+        let bits = u64::from_le_bytes(*bits) >> (bit % 8);
+        if bits == 0 { self.next_far(at + BITS_SEEN) } else { at + bits.trailing_zeros() as usize }
+    }
+
+    #[inline(never)]
+    fn next_far(&self, mut at: usize) -> usize {
+        loop {
+            let bit = at.wrapping_sub(self.begin);
+            let Some(bits) = block::<8>(&self.bits, bit / 8) else { return at };
+            let bits = u64::from_le_bytes(*bits) >> (bit % 8);
+            if bits != 0 {
+                return at + bits.trailing_zeros() as usize;
+            }
+            at += BITS_SEEN;
+        }
+    }
 }
 
 /// How many bytes at the start of `text[at..]` are those of `expected`.
@@ -81,17 +119,18 @@ fn padded<const N: usize>(rest: &[u8]) -> [u8; N] {
 }
 
 #[cfg(target_arch = "x86_64")]
-use self::sse2::{agreement_of, stop_in};
+use self::vectors::{agreement_of, append_stops};
 #[cfg(not(target_arch = "x86_64"))]
-use self::words::{agreement_of, stop_in};
+use self::words::{agreement_of, append_stops};
 
 #[cfg(target_arch = "x86_64")]
-mod sse2 {
+mod vectors {
     #![allow(unsafe_code, reason = "vector registers are loaded from arrays")]
 
     use std::arch::x86_64::{
-        __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128,
-        _mm_set1_epi8,
+        __m128i, __m256i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128,
+        _mm_set1_epi8, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8,
+        _mm256_or_si256, _mm256_set1_epi8,
     };
 
     use super::WIDTH;
@@ -112,10 +151,39 @@ mod sse2 {
         bits[0] | bits[1] << 16
     }
 
-    /// The index of the first quote, backslash or control character, or the width.
+    /// Appends one bit per byte, set for quotes, backslashes and control characters.
+    pub(super) fn append_stops(blocks: &[[u8; WIDTH]], bits: &mut Vec<u8>) {
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            unsafe { append_stops_avx2(blocks, bits) }
+        } else {
+            append_stops_sse2(blocks, bits);
+        }
+    }
+
+    pub(super) fn append_stops_sse2(blocks: &[[u8; WIDTH]], bits: &mut Vec<u8>) {
+        bits.extend(blocks.iter().flat_map(|block| stops_of(block).to_le_bytes()));
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn append_stops_avx2(blocks: &[[u8; WIDTH]], bits: &mut Vec<u8>) {
+        let [quote, backslash, control] = [b'"', b'\\', 0x1f].map(|byte| _mm256_set1_epi8(byte as i8));
+        let begin = bits.len();
+        bits.resize(begin + 4 * blocks.len(), 0);
+        for (block, bits) in blocks.iter().zip(bits[begin..].as_chunks_mut::<4>().0) {
+            // SAFETY: the array is readable for 32 bytes, and `loadu` asks for no alignment.
+            let block = unsafe { _mm256_loadu_si256(block.as_ptr().cast::<__m256i>()) };
+            let stops = _mm256_or_si256(
+                _mm256_or_si256(_mm256_cmpeq_epi8(block, quote), _mm256_cmpeq_epi8(block, backslash)),
+                _mm256_cmpeq_epi8(_mm256_min_epu8(block, control), block),
+            );
+            *bits = _mm256_movemask_epi8(stops).to_le_bytes();
+        }
+    }
+
     #[inline(always)]
-    pub(super) fn stop_in(block: &[u8; WIDTH]) -> usize {
-        let stops = load(block).map(|half| {
+    fn stops_of(block: &[u8; WIDTH]) -> u32 {
+        mask(load(block).map(|half| {
             // SAFETY: every x86-64 processor has SSE2.
             unsafe {
                 let quote = _mm_cmpeq_epi8(half, _mm_set1_epi8(b'"' as i8));
@@ -123,8 +191,7 @@ mod sse2 {
                 let control = _mm_cmpeq_epi8(_mm_min_epu8(half, _mm_set1_epi8(0x1f)), half);
                 _mm_or_si128(_mm_or_si128(quote, backslash), control)
             }
-        });
-        mask(stops).trailing_zeros() as usize
+        }))
     }
 
     /// How many bytes agree from the start on.
@@ -142,23 +209,30 @@ mod sse2 {
 mod words {
     use super::WIDTH;
 
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const ONES: u64 = 0x0101_0101_0101_0101;
 
     fn words(block: &[u8; WIDTH]) -> impl Iterator<Item = u64> {
-        block.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+        block.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
     }
 
-    /// The high bit of each byte that is zero, exact up to the first such byte.
+    /// The high bit of each byte that is zero.
     fn zeros(word: u64) -> u64 {
-        word.wrapping_sub(LOW) & !word & HIGH
+        !(((word & (ONES * 0x7f)) + ONES * 0x7f) | word | (ONES * 0x7f))
     }
 
-    pub(super) fn stop_in(block: &[u8; WIDTH]) -> usize {
-        first(words(block).map(|word| {
-            let control = word.wrapping_sub(LOW * 0x20) & !word & HIGH;
-            zeros(word ^ (LOW * u64::from(b'"'))) | zeros(word ^ (LOW * u64::from(b'\\'))) | control
-        }))
+    pub(super) fn append_stops(blocks: &[[u8; WIDTH]], bits: &mut Vec<u8>) {
+        bits.extend(blocks.iter().flat_map(|block| stops_of(block).to_le_bytes()));
+    }
+
+    fn stops_of(block: &[u8; WIDTH]) -> u32 {
+        words(block).enumerate().fold(0, |bits, (idx, word)| {
+            let quote = zeros(word ^ (ONES * u64::from(b'"')));
+            let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
+            let stops = quote | backslash | zeros(word & (ONES * 0xe0));
+            // The product moves bit `8 i` to bit `56 + i`.
+            let byte = (stops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+            bits | (byte as u32) << (8 * idx)
+        })
     }
 
     pub(super) fn agreement_of(block: &[u8; WIDTH], expected: &[u8; WIDTH]) -> usize {
@@ -191,13 +265,18 @@ mod tests {
     proptest! {
         #[test]
         fn strings_stop_where_a_byte_loop_stops(
-            text in prop::collection::vec(prop_oneof![8 => 0x20_u8..0x80, 8 => 0x80_u8.., 1 => any::<u8>()], 0..100),
-            at in 0_usize..110,
+            text in prop::collection::vec(prop_oneof![40 => 0x23_u8..0x5c, 20 => 0x80_u8.., 1 => any::<u8>()], 0..400),
+            begin in 0_usize..100,
+            at in 0_usize..400,
         ) {
-            let expect = text.get(at..).map_or(text.len(), |rest| {
-                at + rest.iter().position(|byte| is_stop(*byte)).unwrap_or(rest.len())
-            });
-            prop_assert_eq!(string_stop(&text, at), expect);
+            let (begin, at) = (begin.min(text.len()), begin + at);
+            let mut stops = Stops::default();
+            stops.find(&text, begin..text.len());
+            let expect = text.get(at..).and_then(|rest| rest.iter().position(|byte| is_stop(*byte)));
+            match expect {
+                Some(n) => prop_assert_eq!(stops.next(at), at + n),
+                None => prop_assert!(stops.next(at) >= at.min(text.len())),
+            }
         }
 
         #[test]
@@ -205,7 +284,15 @@ mod tests {
             if printable {
                 block = block.map(|byte| byte | 0x20);
             }
-            prop_assert_eq!(stop_in(&block), words::stop_in(&block));
+            let (mut ours, mut bytewise) = ([vec![], vec![], vec![]], vec![0; WIDTH / 8]);
+            append_stops(&[block], &mut ours[0]);
+            words::append_stops(&[block], &mut ours[1]);
+            #[cfg(target_arch = "x86_64")]
+            vectors::append_stops_sse2(&[block], &mut ours[2]);
+            for (idx, byte) in block.into_iter().enumerate() {
+                bytewise[idx / 8] |= u8::from(is_stop(byte)) << (idx % 8);
+            }
+            prop_assert!(ours.iter().all(|bits| *bits == bytewise || (bits.is_empty() && !cfg!(target_arch = "x86_64"))));
             block[..n].copy_from_slice(&expected[..n]);
             let n_agree = agreement_of(&block, &expected);
             prop_assert!(n_agree >= n);

@@ -25,6 +25,7 @@ mod scan;
 mod tests;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BinaryViewArray, RecordBatch, RecordBatchOptions, UInt64Array, make_view};
@@ -34,6 +35,8 @@ use logdrive_schemas::{Batch, Chunk, Layout, Origin, Reject, RowSchema, reject};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::grammar::Text;
+use self::lanes::Stops;
 use self::level::{Level, Row};
 use self::parse::Parser;
 use self::scan::Scan;
@@ -138,9 +141,9 @@ const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// How many bytes are checked to be UTF-8 at once: enough to make the call cheap, few enough to be still in the cache
-/// when they are read.
-const UTF8_BLOCK_BYTES: usize = 32 << 10;
+/// How many bytes are looked at ahead: enough to make the calls cheap, few enough to be still in the cache when they
+/// are scanned.
+const AHEAD_BYTES: usize = 32 << 10;
 
 struct JsonDecoder {
     schema: SchemaRef,
@@ -149,6 +152,7 @@ struct JsonDecoder {
     root: Level,
     /// Whether messages are scanned before they are parsed.
     scans: bool,
+    ahead: Ahead,
     /// Memory for strings without their escapes.
     scratch: String,
 }
@@ -161,10 +165,11 @@ struct Message<'a> {
     end: usize,
 }
 
-/// Checks that messages are UTF-8, many at once if it can.
+/// What is found out about many messages at once, ahead of the scan: that they are UTF-8, and where strings stop.
 #[derive(Default)]
-struct Utf8Check {
-    /// Before this message they are checked one by one, because one of them is wrong.
+struct Ahead {
+    stops: Stops,
+    /// Before this message they are looked at one by one, because one of them is not UTF-8.
     single_until: usize,
 }
 
@@ -182,6 +187,7 @@ impl JsonDecoder {
             parser: Parser::default(),
             root: Level::new(&schema.fields),
             scans: true,
+            ahead: Ahead::default(),
             scratch: String::new(),
         }
     }
@@ -189,7 +195,8 @@ impl JsonDecoder {
     /// Appends a message, which is UTF-8, to the columns, or part of it if the scan does not like it.
     fn scan(&mut self, message: Message<'_>, arena: &mut Arena) -> Option<()> {
         let Message { chunk, start, end } = message;
-        let mut scan = Scan { text: chunk, end, arena, scratch: &mut self.scratch };
+        let text = Text { bytes: chunk, stops: &self.ahead.stops };
+        let mut scan = Scan { text, end, arena, scratch: &mut self.scratch };
         let behind = self.root.scan(&mut scan, start, 1)?;
         (behind <= end && skip_space(&chunk[..end], behind) == end).then_some(())
     }
@@ -228,13 +235,15 @@ impl Decoder for JsonDecoder {
             Accepted { originals: Vec::with_capacity(n_messages), offsets: Vec::with_capacity(n_messages) };
         let mut rejects = Vec::new();
         let mut arena = Arena::new(chunk.data.clone());
-        let mut utf8 = Utf8Check::default();
+        self.ahead.single_until = 0;
         self.root.reserve(n_messages);
         for (idx, offset) in chunk.offsets.iter().enumerate() {
             let message = Message::of(chunk, idx);
             let n_rows = accepted.offsets.len();
-            if !(self.scans && utf8.holds(chunk, idx, &mut arena) && self.scan(message, &mut arena).is_some())
-            {
+            let scanned = self.scans
+                && self.ahead.is_utf8(chunk, idx, &mut arena)
+                && self.scan(message, &mut arena).is_some();
+            if !scanned {
                 self.root.truncate(n_rows);
                 if let Err(failure) = self.parse(message, &mut arena) {
                     self.root.truncate(n_rows);
@@ -246,9 +255,9 @@ impl Decoder for JsonDecoder {
             accepted.offsets.push(*offset);
         }
         self.parser.shrink();
-        if self.scratch.capacity() > SCRATCH_BYTES_MAX {
-            self.scratch = String::new();
-        }
+        self.scratch.clear();
+        self.scratch.shrink_to(SCRATCH_BYTES_MAX);
+        self.ahead.stops.shrink(SCRATCH_BYTES_MAX);
         Decoded { rows: self.batch(chunk, accepted, arena), rejects: reject::of_chunk(chunk, &rejects) }
     }
 }
@@ -270,10 +279,10 @@ impl<'a> Message<'a> {
     }
 }
 
-impl Utf8Check {
+impl Ahead {
     /// Whether message `idx` is UTF-8, as far as its first and last character are whole.
     #[inline]
-    fn holds(&mut self, chunk: &Chunk, idx: usize, arena: &mut Arena) -> bool {
+    fn is_utf8(&mut self, chunk: &Chunk, idx: usize, arena: &mut Arena) -> bool {
         let range = |idx: usize| {
             let range = chunk.messages[idx];
             range.start as usize..(range.start + range.len) as usize
@@ -284,18 +293,26 @@ impl Utf8Check {
         }
         if self.single_until <= idx {
             let (mut last, mut end) = (idx, message.end);
-            while end < message.start + UTF8_BLOCK_BYTES && last + 1 < chunk.messages.len() {
+            while end < message.start + AHEAD_BYTES && last + 1 < chunk.messages.len() {
                 let next = range(last + 1);
                 if next.start < end {
                     break;
                 }
                 (last, end) = (last + 1, next.end);
             }
-            if arena.check_utf8(message.start..end) {
+            if self.look_at(chunk, message.start..end, arena) {
                 return true;
             }
             self.single_until = last + 1;
         }
-        arena.check_utf8(message)
+        self.look_at(chunk, message, arena)
+    }
+
+    fn look_at(&mut self, chunk: &Chunk, range: Range<usize>, arena: &mut Arena) -> bool {
+        let valid = arena.check_utf8(range.clone());
+        if valid {
+            self.stops.find(chunk.data.as_slice(), range);
+        }
+        valid
     }
 }

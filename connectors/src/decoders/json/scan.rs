@@ -10,7 +10,8 @@
 //! accept they read alike.
 
 use super::column::{Column, Values};
-use super::{grammar, lanes, scalar};
+use super::grammar::Text;
+use super::{grammar, scalar};
 use crate::decoders::views::{Arena, View};
 use crate::document::scan::skip_space;
 
@@ -18,7 +19,7 @@ use crate::document::scan::skip_space;
 /// and its end is compared with the position reached.
 pub(super) struct Scan<'a> {
     /// The chunk.
-    pub(super) text: &'a [u8],
+    pub(super) text: Text<'a>,
     /// The end of the message.
     pub(super) end: usize,
     /// Where strings go.
@@ -31,7 +32,7 @@ impl Scan<'_> {
     /// The string whose opening quote is at `quote`, and the position behind it.
     #[inline(always)]
     fn string(&mut self, quote: usize) -> Option<(View, usize)> {
-        let stop = lanes::string_stop(self.text, quote + 1);
+        let stop = self.text.stops.next(quote + 1);
         if *self.text.get(stop)? == b'"' {
             return Some((self.arena.span(quote + 1, stop)?, stop + 1));
         }
@@ -41,7 +42,7 @@ impl Scan<'_> {
     #[inline(never)]
     fn string_with_escapes(&mut self, begin: usize, stop: usize) -> Option<(View, usize)> {
         self.scratch.clear();
-        self.scratch.push_str(std::str::from_utf8(self.text.get(begin..stop)?).ok()?);
+        self.scratch.push_str(std::str::from_utf8(self.text.bytes.get(begin..stop)?).ok()?);
         let scratch = &mut *self.scratch;
         let mut valid = true;
         let end = grammar::escapes(self.text, stop, |part| match part {
@@ -57,7 +58,7 @@ impl Scan<'_> {
     /// The text of the string whose opening quote is at `quote`, if it has no escapes, and the position behind it.
     #[inline(always)]
     fn plain_string(&self, quote: usize) -> Option<(usize, usize)> {
-        let stop = lanes::string_stop(self.text, quote + 1);
+        let stop = self.text.stops.next(quote + 1);
         (*self.text.get(stop)? == b'"').then_some((quote + 1, stop))
     }
 }
@@ -97,7 +98,7 @@ impl Column {
                 let number = grammar::number(scan.text, at)?;
                 let value = match number.integer() {
                     Some(value) => value,
-                    None => scalar::integer(scan.text.get(at..number.end)?).ok()?,
+                    None => scalar::integer(scan.text.bytes.get(at..number.end)?).ok()?,
                 };
                 if values.len() != row {
                     return None;
@@ -116,12 +117,14 @@ impl Column {
             Values::Decimal { values, precision, scale } => {
                 let (value, end) = if first == b'"' {
                     let (begin, stop) = scan.plain_string(at)?;
-                    (scalar::decimal(scan.text.get(begin..stop)?, *precision, *scale).ok()?, stop + 1)
+                    (scalar::decimal(scan.text.bytes.get(begin..stop)?, *precision, *scale).ok()?, stop + 1)
                 } else {
                     let number = grammar::number(scan.text, at)?;
                     let value = match number.decimal(*precision, *scale) {
                         Some(value) => value,
-                        None => scalar::decimal(scan.text.get(at..number.end)?, *precision, *scale).ok()?,
+                        None => {
+                            scalar::decimal(scan.text.bytes.get(at..number.end)?, *precision, *scale).ok()?
+                        }
                     };
                     (value, number.end)
                 };
@@ -134,7 +137,7 @@ impl Column {
             Values::Timestamp { values, minute } => {
                 let (value, end) = if first == b'"' {
                     let (begin, stop) = scan.plain_string(at)?;
-                    (minute.timestamp(scan.text.get(begin..stop)?)?, stop + 1)
+                    (minute.timestamp(scan.text.bytes.get(begin..stop)?)?, stop + 1)
                 } else {
                     let number = grammar::number(scan.text, at)?;
                     (number.integer()?.checked_mul(1_000)?, number.end)
@@ -158,7 +161,8 @@ impl Column {
             }
             Values::Ip(values) if first == b'"' => {
                 let (begin, stop) = scan.plain_string(at)?;
-                let is_ip = scalar::is_ipv4(scan.text, begin, stop) || is_ip(scan.text.get(begin..stop)?);
+                let is_ip =
+                    scalar::is_ipv4(scan.text.bytes, begin, stop) || is_ip(scan.text.bytes.get(begin..stop)?);
                 if !is_ip || values.len() != row {
                     return None;
                 }
@@ -196,7 +200,7 @@ impl Column {
 }
 
 fn scan_items(items: &mut Column, scan: &mut Scan<'_>, at: usize, depth: u32) -> Option<usize> {
-    let mut at = skip_space(scan.text, at + 1);
+    let mut at = skip_space(scan.text.bytes, at + 1);
     if *scan.text.get(at)? == b']' {
         return Some(at + 1);
     }
@@ -204,9 +208,9 @@ fn scan_items(items: &mut Column, scan: &mut Scan<'_>, at: usize, depth: u32) ->
         if at >= scan.end {
             return None;
         }
-        at = skip_space(scan.text, items.scan_item(scan, at, depth)?);
+        at = skip_space(scan.text.bytes, items.scan_item(scan, at, depth)?);
         match *scan.text.get(at)? {
-            b',' => at = skip_space(scan.text, at + 1),
+            b',' => at = skip_space(scan.text.bytes, at + 1),
             b']' => return Some(at + 1),
             _ => return None,
         }
@@ -220,11 +224,11 @@ fn is_ip(text: &[u8]) -> bool {
 
 /// The nearest float of the number at `at`, and the position behind it.
 #[inline(always)]
-fn float(text: &[u8], at: usize) -> Option<(f64, usize)> {
+fn float(text: Text<'_>, at: usize) -> Option<(f64, usize)> {
     let number = grammar::number(text, at)?;
     let value = match number.float() {
         Some(value) => value,
-        None => scalar::float(text.get(at..number.end)?).ok()?,
+        None => scalar::float(text.bytes.get(at..number.end)?).ok()?,
     };
     Some((value, number.end))
 }
