@@ -4,22 +4,26 @@
 //! "not understood here", which may be an error or just something for the general path. Positions only grow, so a
 //! caller that knows where the message ends need compare once.
 
-use super::lanes::{self, Stops};
+use super::lanes::{self, StopBits};
 use crate::document::scan::skip_space;
 
 /// How deep values are followed; beyond, the general path decides.
 pub(super) const DEPTH_MAX: u32 = 48;
 
-/// The chunk, and where its strings stop.
-#[derive(Clone, Copy)]
+/// A message. Positions are in the whole chunk: looking past the end of a message is harmless, and its end is compared
+/// with the position reached.
 pub(super) struct Text<'a> {
+    /// The chunk.
     pub(super) bytes: &'a [u8],
-    pub(super) stops: &'a Stops,
+    /// Where its strings stop.
+    pub(super) stops: StopBits<'a>,
+    /// The end of the message.
+    pub(super) end: usize,
 }
 
 impl<'a> Text<'a> {
     #[inline(always)]
-    pub(super) fn get(self, at: usize) -> Option<&'a u8> {
+    pub(super) fn get(&self, at: usize) -> Option<&'a u8> {
         self.bytes.get(at)
     }
 }
@@ -41,7 +45,7 @@ pub(super) struct Number {
 
 /// The number at `at`.
 #[inline(always)]
-pub(super) fn number(text: Text<'_>, at: usize) -> Option<Number> {
+pub(super) fn number(text: &Text<'_>, at: usize) -> Option<Number> {
     let negative = *text.get(at)? == b'-';
     let begin = at + usize::from(negative);
     let (whole, n_whole) = digits(text, begin);
@@ -74,7 +78,7 @@ pub(super) fn number(text: Text<'_>, at: usize) -> Option<Number> {
 
 /// The number that the digits at `at` make, and how many they are, if they are fewer than 16.
 #[inline(always)]
-fn digits(text: Text<'_>, at: usize) -> (u64, usize) {
+fn digits(text: &Text<'_>, at: usize) -> (u64, usize) {
     let (first, n) = lanes::digits(text.bytes, at);
     if n < 8 {
         return (first, n);
@@ -102,7 +106,7 @@ const POWERS_OF_TEN: [u64; 19] = {
 
 /// The number whose first digit is at `begin`, digit by digit.
 #[inline(never)]
-fn long_number(text: Text<'_>, begin: usize, negative: bool) -> Option<Number> {
+fn long_number(text: &Text<'_>, begin: usize, negative: bool) -> Option<Number> {
     let mut digits = 0_u64;
     let mut run = |from: usize| {
         let rest = text.bytes.get(from..).unwrap_or_default();
@@ -183,13 +187,13 @@ impl Number {
 
 /// The position behind `literal`, if it stands there.
 #[inline(always)]
-pub(super) fn literal<const N: usize>(text: Text<'_>, at: usize, literal: &[u8; N]) -> Option<usize> {
+pub(super) fn literal<const N: usize>(text: &Text<'_>, at: usize, literal: &[u8; N]) -> Option<usize> {
     (text.bytes.get(at..)?.first_chunk::<N>()? == literal).then_some(at + N)
 }
 
 /// The position of the closing quote of the string whose first character is at `begin`.
 #[inline(always)]
-pub(super) fn string(text: Text<'_>, begin: usize) -> Option<usize> {
+pub(super) fn string(text: &Text<'_>, begin: usize) -> Option<usize> {
     let stop = text.stops.next(begin);
     if *text.get(stop)? == b'"' {
         return Some(stop);
@@ -207,7 +211,7 @@ pub(super) enum Part<'a> {
 
 /// Goes through a string from its first escape, at `at`, to its closing quote, the position of which is returned.
 #[inline(never)]
-pub(super) fn escapes<'a>(text: Text<'a>, mut at: usize, mut part: impl FnMut(Part<'a>)) -> Option<usize> {
+pub(super) fn escapes<'a>(text: &Text<'a>, mut at: usize, mut part: impl FnMut(Part<'a>)) -> Option<usize> {
     loop {
         match text.get(at)? {
             b'"' => return Some(at),
@@ -235,7 +239,7 @@ pub(super) fn escapes<'a>(text: Text<'a>, mut at: usize, mut part: impl FnMut(Pa
 }
 
 /// The character of the `\u` escape at `at`, which may be two: a surrogate pair.
-fn code_point(text: Text<'_>, at: usize) -> Option<(char, usize)> {
+fn code_point(text: &Text<'_>, at: usize) -> Option<(char, usize)> {
     let unit = |at: usize| {
         let [b'\\', b'u', digits @ ..] = text.bytes.get(at..)?.first_chunk::<6>()? else { return None };
         digits.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
@@ -252,7 +256,7 @@ fn code_point(text: Text<'_>, at: usize) -> Option<(char, usize)> {
 
 /// The position behind the value at `at`, whatever it is.
 #[inline(always)]
-pub(super) fn value(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
+pub(super) fn value(text: &Text<'_>, at: usize, depth: u32) -> Option<usize> {
     match *text.get(at)? {
         b'"' => Some(string(text, at + 1)? + 1),
         b'-' | b'0'..=b'9' => Some(number(text, at)?.end),
@@ -266,7 +270,7 @@ pub(super) fn value(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
 }
 
 #[inline(never)]
-fn object(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
+fn object(text: &Text<'_>, at: usize, depth: u32) -> Option<usize> {
     if depth >= DEPTH_MAX {
         return None;
     }
@@ -292,7 +296,7 @@ fn object(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
 }
 
 #[inline(never)]
-fn array(text: Text<'_>, at: usize, depth: u32) -> Option<usize> {
+fn array(text: &Text<'_>, at: usize, depth: u32) -> Option<usize> {
     if depth >= DEPTH_MAX {
         return None;
     }

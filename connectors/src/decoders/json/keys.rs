@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 
 use super::grammar::Text;
-use super::lanes::{self, WIDTH};
+use super::lanes::{self, HALF};
 use crate::document::scan;
 
 /// How many successors a joint remembers.
@@ -54,56 +54,67 @@ pub(super) struct Keys {
 }
 
 struct Joint {
-    /// The first bytes.
-    head: [u8; WIDTH],
-    /// All further bytes.
-    tail: Box<[u8]>,
-    /// The number of bytes; more than any text can agree with if the joint is none.
+    /// The first bytes, and the next, each with a bit for every byte that is one.
+    heads: [([u8; HALF], u32); 2],
     len: usize,
     field: u32,
     /// What came after it, the latest first.
     next: [u16; WAYS],
+    /// All further bytes.
+    tail: Box<[u8]>,
 }
 
 impl Joint {
-    /// No joint, but a place to be before one.
-    const NONE: fn() -> Self = || Self {
-        head: [0; WIDTH],
-        tail: Box::default(),
-        len: usize::MAX,
-        field: NO_FIELD,
-        next: [UNKNOWN; WAYS],
-    };
+    /// No joint, but a place to be before one: no text agrees with it.
+    fn none() -> Self {
+        let mut none = Self::new(&[], NO_FIELD);
+        none.heads[0].1 = 1 << HALF;
+        none
+    }
 
     fn new(bytes: &[u8], field: u32) -> Self {
-        let (begin, tail) = bytes.split_at(bytes.len().min(WIDTH));
-        let mut head = [0; WIDTH];
-        head[..begin.len()].copy_from_slice(begin);
-        Self { head, tail: tail.into(), len: bytes.len(), field, next: [UNKNOWN; WAYS] }
+        let head = |begin: usize| {
+            let rest = bytes.get(begin..).unwrap_or_default();
+            let n = rest.len().min(HALF);
+            let mut head = [0; HALF];
+            head[..n].copy_from_slice(&rest[..n]);
+            (head, (1 << n) - 1)
+        };
+        let tail = bytes.get(2 * HALF..).unwrap_or_default();
+        Self {
+            heads: [head(0), head(HALF)],
+            len: bytes.len(),
+            field,
+            next: [UNKNOWN; WAYS],
+            tail: tail.into(),
+        }
     }
 
     #[inline(always)]
     fn is_at(&self, text: &[u8], at: usize) -> bool {
-        let agreement = lanes::agreement(text, at, &self.head);
-        agreement >= self.len || (agreement == WIDTH && self.tail_is_at(text, at + WIDTH))
+        let [(first, first_bits), (second, second_bits)] = &self.heads;
+        lanes::agrees(text, at, first, *first_bits)
+            && (self.len <= HALF
+                || lanes::agrees(text, at + HALF, second, *second_bits)
+                    && (self.len <= 2 * HALF || self.tail_is_at(text, at + 2 * HALF)))
     }
 
     #[inline(never)]
     fn tail_is_at(&self, text: &[u8], at: usize) -> bool {
-        self.len != usize::MAX && text.get(at..).is_some_and(|rest| rest.starts_with(&self.tail))
+        text.get(at..).is_some_and(|rest| rest.starts_with(&self.tail))
     }
 }
 
 impl Keys {
     pub(super) fn new() -> Self {
-        Self { joints: vec![Joint::NONE(), Joint::NONE()], known: HashMap::new() }
+        Self { joints: vec![Joint::none(), Joint::none()], known: HashMap::new() }
     }
 
     /// What stands at `at`, which is behind the value of `previous`; `None` if it is not understood.
     #[inline(always)]
     pub(super) fn next(
         &mut self,
-        text: Text<'_>,
+        text: &Text<'_>,
         at: usize,
         previous: u16,
         names: &HashMap<Box<str>, usize>,
@@ -123,7 +134,7 @@ impl Keys {
     #[inline(never)]
     fn find(
         &mut self,
-        text: Text<'_>,
+        text: &Text<'_>,
         at: usize,
         previous: u16,
         names: &HashMap<Box<str>, usize>,

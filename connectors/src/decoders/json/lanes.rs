@@ -21,7 +21,7 @@ pub(super) struct Stops {
     bits: Vec<u8>,
 }
 
-/// As many bits as [`Stops::next`] sees for sure.
+/// As many bits as [`StopBits::next`] sees for sure.
 const BITS_SEEN: usize = 57;
 
 impl Stops {
@@ -43,12 +43,26 @@ impl Stops {
         self.bits.shrink_to(n_bytes_max);
     }
 
+    /// The same to look things up in.
+    pub(super) fn bits(&self) -> StopBits<'_> {
+        StopBits { begin: self.begin, bits: &self.bits }
+    }
+}
+
+/// [`Stops`], borrowed.
+#[derive(Clone, Copy)]
+pub(super) struct StopBits<'a> {
+    begin: usize,
+    bits: &'a [u8],
+}
+
+impl StopBits<'_> {
     /// The position of the first stop from `at` on. Outside the range and at its end it may be any that is not below
     /// `at`.
     #[inline(always)]
     pub(super) fn next(&self, at: usize) -> usize {
         let bit = at.wrapping_sub(self.begin);
-        let Some(bits) = block::<8>(&self.bits, bit / 8) else { return at };
+        let Some(bits) = block::<8>(self.bits, bit / 8) else { return at };
         let bits = u64::from_le_bytes(*bits) >> (bit % 8);
         if bits == 0 { self.next_far(at + BITS_SEEN) } else { at + bits.trailing_zeros() as usize }
     }
@@ -57,7 +71,7 @@ impl Stops {
     fn next_far(&self, mut at: usize) -> usize {
         loop {
             let bit = at.wrapping_sub(self.begin);
-            let Some(bits) = block::<8>(&self.bits, bit / 8) else { return at };
+            let Some(bits) = block::<8>(self.bits, bit / 8) else { return at };
             let bits = u64::from_le_bytes(*bits) >> (bit % 8);
             if bits != 0 {
                 return at + bits.trailing_zeros() as usize;
@@ -67,20 +81,23 @@ impl Stops {
     }
 }
 
-/// How many bytes at the start of `text[at..]` are those of `expected`.
+/// So many bytes are compared at once.
+pub(super) const HALF: usize = 16;
+
+/// Whether the bytes at `at` are those of `expected` wherever `bits` has a bit; never if it has one beyond the bytes.
+/// Behind the end of the text there are zeros.
 #[inline(always)]
-pub(super) fn agreement(text: &[u8], at: usize, expected: &[u8; WIDTH]) -> usize {
-    match block::<WIDTH>(text, at) {
-        Some(block) => agreement_of(block, expected),
-        None => agreement_at_end(text, at, expected),
+pub(super) fn agrees(text: &[u8], at: usize, expected: &[u8; HALF], bits: u32) -> bool {
+    match block::<HALF>(text, at) {
+        Some(block) => agreement(block, expected) & bits == bits,
+        None => agrees_at_end(text, at, expected, bits),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn agreement_at_end(text: &[u8], at: usize, expected: &[u8; WIDTH]) -> usize {
-    let rest = text.get(at..).unwrap_or_default();
-    agreement_of(&padded(rest), expected).min(rest.len())
+fn agrees_at_end(text: &[u8], at: usize, expected: &[u8; HALF], bits: u32) -> bool {
+    agreement(&padded(text.get(at..).unwrap_or_default()), expected) & bits == bits
 }
 
 /// The number that the digits at the start of `text[at..]` make, eight at most, and how many they are.
@@ -119,9 +136,9 @@ fn padded<const N: usize>(rest: &[u8]) -> [u8; N] {
 }
 
 #[cfg(target_arch = "x86_64")]
-use self::vectors::{agreement_of, append_stops};
+use self::vectors::{agreement, append_stops};
 #[cfg(not(target_arch = "x86_64"))]
-use self::words::{agreement_of, append_stops};
+use self::words::{agreement, append_stops};
 
 #[cfg(target_arch = "x86_64")]
 mod vectors {
@@ -133,7 +150,7 @@ mod vectors {
         _mm256_or_si256, _mm256_set1_epi8,
     };
 
-    use super::WIDTH;
+    use super::{HALF, WIDTH};
 
     #[inline(always)]
     fn load(block: &[u8; WIDTH]) -> [__m128i; 2] {
@@ -194,61 +211,48 @@ mod vectors {
         }))
     }
 
-    /// How many bytes agree from the start on.
+    /// One bit per byte in which both agree.
     #[inline(always)]
-    pub(super) fn agreement_of(block: &[u8; WIDTH], expected: &[u8; WIDTH]) -> usize {
-        let (block, expected) = (load(block), load(expected));
-        // SAFETY: every x86-64 processor has SSE2.
-        let equal = unsafe { [_mm_cmpeq_epi8(block[0], expected[0]), _mm_cmpeq_epi8(block[1], expected[1])] };
-        (!mask(equal)).trailing_zeros() as usize
+    pub(super) fn agreement(block: &[u8; HALF], expected: &[u8; HALF]) -> u32 {
+        // SAFETY: the arrays are readable for 16 bytes, one register; `loadu` asks for no alignment; every x86-64
+        // processor has SSE2.
+        unsafe {
+            let block = _mm_loadu_si128(block.as_ptr().cast::<__m128i>());
+            let expected = _mm_loadu_si128(expected.as_ptr().cast::<__m128i>());
+            _mm_movemask_epi8(_mm_cmpeq_epi8(block, expected)) as u32
+        }
     }
 }
 
 /// The same with 8 bytes at once.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod words {
-    use super::WIDTH;
+    use super::{HALF, WIDTH};
 
     const ONES: u64 = 0x0101_0101_0101_0101;
 
-    fn words(block: &[u8; WIDTH]) -> impl Iterator<Item = u64> {
+    fn words(block: &[u8]) -> impl Iterator<Item = u64> {
         block.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
     }
 
-    /// The high bit of each byte that is zero.
-    fn zeros(word: u64) -> u64 {
-        !(((word & (ONES * 0x7f)) + ONES * 0x7f) | word | (ONES * 0x7f))
+    /// One bit per byte that is zero.
+    fn zeros(word: u64) -> u32 {
+        let high = !(((word & (ONES * 0x7f)) + ONES * 0x7f) | word | (ONES * 0x7f));
+        // The product moves bit `8 i` to bit `56 + i`.
+        ((high >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
     }
 
     pub(super) fn append_stops(blocks: &[[u8; WIDTH]], bits: &mut Vec<u8>) {
-        bits.extend(blocks.iter().flat_map(|block| stops_of(block).to_le_bytes()));
-    }
-
-    fn stops_of(block: &[u8; WIDTH]) -> u32 {
-        words(block).enumerate().fold(0, |bits, (idx, word)| {
+        bits.extend(words(blocks.as_flattened()).map(|word| {
             let quote = zeros(word ^ (ONES * u64::from(b'"')));
             let backslash = zeros(word ^ (ONES * u64::from(b'\\')));
-            let stops = quote | backslash | zeros(word & (ONES * 0xe0));
-            // The product moves bit `8 i` to bit `56 + i`.
-            let byte = (stops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-            bits | (byte as u32) << (8 * idx)
-        })
+            (quote | backslash | zeros(word & (ONES * 0xe0))) as u8
+        }));
     }
 
-    pub(super) fn agreement_of(block: &[u8; WIDTH], expected: &[u8; WIDTH]) -> usize {
-        first(words(block).zip(words(expected)).map(|(word, expected)| word ^ expected))
-    }
-
-    /// The index of the byte with the lowest bit that is set, over all words.
-    fn first(marks: impl Iterator<Item = u64>) -> usize {
-        let mut n = 0;
-        for mark in marks {
-            if mark != 0 {
-                return n + (mark.trailing_zeros() / 8) as usize;
-            }
-            n += 8;
-        }
-        n
+    pub(super) fn agreement(block: &[u8; HALF], expected: &[u8; HALF]) -> u32 {
+        let equal = words(block).zip(words(expected)).map(|(word, expected)| zeros(word ^ expected));
+        equal.enumerate().fold(0, |bits, (idx, equal)| bits | equal << (8 * idx))
     }
 }
 
@@ -280,7 +284,7 @@ mod tests {
         }
 
         #[test]
-        fn both_ways_agree(mut block: [u8; WIDTH], expected: [u8; WIDTH], n in 0..=WIDTH, printable: bool) {
+        fn all_ways_agree(mut block: [u8; WIDTH], printable: bool) {
             if printable {
                 block = block.map(|byte| byte | 0x20);
             }
@@ -293,11 +297,17 @@ mod tests {
                 bytewise[idx / 8] |= u8::from(is_stop(byte)) << (idx % 8);
             }
             prop_assert!(ours.iter().all(|bits| *bits == bytewise || (bits.is_empty() && !cfg!(target_arch = "x86_64"))));
-            block[..n].copy_from_slice(&expected[..n]);
-            let n_agree = agreement_of(&block, &expected);
-            prop_assert!(n_agree >= n);
-            prop_assert_eq!(n_agree, words::agreement_of(&block, &expected));
-            prop_assert_eq!(agreement(&block[..n], 0, &expected), n);
+        }
+
+        #[test]
+        fn agreement_is_of_the_bytes_asked_for(block: [u8; HALF], mut expected: [u8; HALF], n in 0..=HALF) {
+            expected[..n].copy_from_slice(&block[..n]);
+            let bytewise = (0..HALF).fold(0, |bits, idx| bits | u32::from(block[idx] == expected[idx]) << idx);
+            prop_assert_eq!(agreement(&block, &expected), bytewise);
+            prop_assert_eq!(words::agreement(&block, &expected), bytewise);
+            let bits = (1 << n) - 1;
+            prop_assert!(agrees(&block, 0, &expected, bits) && agrees(&block[..n], 0, &expected, bits));
+            prop_assert!(!agrees(&block, 0, &expected, 1 << HALF));
         }
 
         #[test]

@@ -8,9 +8,10 @@ use logdrive_schemas::FieldType;
 use simd_json::Node;
 
 use super::column::Column;
+use super::grammar::Text;
 use super::keys::{self, Keys, Next};
 use super::parse::Parsed;
-use super::scan::Scan;
+use super::scan::Strings;
 use super::{Failure, grammar};
 use crate::decoders::views::{Arena, ArenaBuffers};
 use crate::document::scan;
@@ -150,21 +151,27 @@ impl Level {
 
     /// Appends the object of which the scan expects the brace, or white space and the brace, at `at`; the position
     /// behind it. `None` if the scan does not like it; then some columns may be longer than others: truncate.
-    pub(super) fn scan(&mut self, scan: &mut Scan<'_>, mut at: usize, depth: u32) -> Option<usize> {
+    pub(super) fn scan(
+        &mut self,
+        text: &Text<'_>,
+        strings: &mut Strings<'_>,
+        mut at: usize,
+        depth: u32,
+    ) -> Option<usize> {
         let (mut joint, mut n_found) = (keys::START, 0);
         let end = loop {
-            match self.keys.next(scan.text, at, joint, &self.names)? {
+            match self.keys.next(text, at, joint, &self.names)? {
                 Next::End(end) => break end,
-                Next::Member { value, .. } if value >= scan.end => return None,
+                Next::Member { value, .. } if value >= text.end => return None,
                 Next::Member { joint: found, field, value } => {
                     joint = found;
                     at = match self.fields.get_mut(field as usize) {
                         Some((_, column)) => {
                             n_found += 1;
                             // A column that has its value already fails.
-                            column.scan(scan, value, self.len, depth)?
+                            column.scan(text, strings, value, self.len, depth)?
                         }
-                        None => grammar::value(scan.text, value, depth)?,
+                        None => grammar::value(text, value, depth)?,
                     };
                 }
             }

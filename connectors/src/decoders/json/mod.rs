@@ -39,7 +39,7 @@ use self::grammar::Text;
 use self::lanes::Stops;
 use self::level::{Level, Row};
 use self::parse::Parser;
-use self::scan::Scan;
+use self::scan::Strings;
 use crate::decoder::{Decoded, Decoder, DecoderConfig, Demand};
 use crate::decoders::views::Arena;
 use crate::document::scan::skip_space;
@@ -195,9 +195,9 @@ impl JsonDecoder {
     /// Appends a message, which is UTF-8, to the columns, or part of it if the scan does not like it.
     fn scan(&mut self, message: Message<'_>, arena: &mut Arena) -> Option<()> {
         let Message { chunk, start, end } = message;
-        let text = Text { bytes: chunk, stops: &self.ahead.stops };
-        let mut scan = Scan { text, end, arena, scratch: &mut self.scratch };
-        let behind = self.root.scan(&mut scan, start, 1)?;
+        let text = Text { bytes: chunk, stops: self.ahead.stops.bits(), end };
+        let mut strings = Strings { arena, scratch: &mut self.scratch };
+        let behind = self.root.scan(&text, &mut strings, start, 1)?;
         (behind <= end && skip_space(&chunk[..end], behind) == end).then_some(())
     }
 

@@ -15,63 +15,64 @@ use super::{grammar, scalar};
 use crate::decoders::views::{Arena, View};
 use crate::document::scan::skip_space;
 
-/// One message while it is scanned. Positions are in the whole chunk: looking past the end of a message is harmless,
-/// and its end is compared with the position reached.
-pub(super) struct Scan<'a> {
-    /// The chunk.
-    pub(super) text: Text<'a>,
-    /// The end of the message.
-    pub(super) end: usize,
-    /// Where strings go.
+/// Where strings go.
+pub(super) struct Strings<'a> {
     pub(super) arena: &'a mut Arena,
     /// Memory for strings without their escapes.
     pub(super) scratch: &'a mut String,
 }
 
-impl Scan<'_> {
+impl Strings<'_> {
     /// The string whose opening quote is at `quote`, and the position behind it.
     #[inline(always)]
-    fn string(&mut self, quote: usize) -> Option<(View, usize)> {
-        let stop = self.text.stops.next(quote + 1);
-        if *self.text.get(stop)? == b'"' {
+    fn string(&mut self, text: &Text<'_>, quote: usize) -> Option<(View, usize)> {
+        let stop = text.stops.next(quote + 1);
+        if *text.get(stop)? == b'"' {
             return Some((self.arena.span(quote + 1, stop)?, stop + 1));
         }
-        self.string_with_escapes(quote + 1, stop)
+        self.string_with_escapes(text, quote + 1, stop)
     }
 
     #[inline(never)]
-    fn string_with_escapes(&mut self, begin: usize, stop: usize) -> Option<(View, usize)> {
+    fn string_with_escapes(&mut self, text: &Text<'_>, begin: usize, stop: usize) -> Option<(View, usize)> {
         self.scratch.clear();
-        self.scratch.push_str(std::str::from_utf8(self.text.bytes.get(begin..stop)?).ok()?);
+        self.scratch.push_str(std::str::from_utf8(text.bytes.get(begin..stop)?).ok()?);
         let scratch = &mut *self.scratch;
         let mut valid = true;
-        let end = grammar::escapes(self.text, stop, |part| match part {
+        let end = grammar::escapes(text, stop, |part| match part {
             grammar::Part::Escaped(character) => scratch.push(character),
-            grammar::Part::Plain(text) => match simdutf8::basic::from_utf8(text) {
-                Ok(text) => scratch.push_str(text),
+            grammar::Part::Plain(part) => match simdutf8::basic::from_utf8(part) {
+                Ok(part) => scratch.push_str(part),
                 Err(_) => valid = false,
             },
         })?;
         valid.then(|| (self.arena.copy(self.scratch), end + 1))
     }
+}
 
-    /// The text of the string whose opening quote is at `quote`, if it has no escapes, and the position behind it.
-    #[inline(always)]
-    fn plain_string(&self, quote: usize) -> Option<(usize, usize)> {
-        let stop = self.text.stops.next(quote + 1);
-        (*self.text.get(stop)? == b'"').then_some((quote + 1, stop))
-    }
+/// The string whose opening quote is at `quote`, if it has no escapes: where its text begins and ends.
+#[inline(always)]
+fn plain_string(text: &Text<'_>, quote: usize) -> Option<(usize, usize)> {
+    let stop = text.stops.next(quote + 1);
+    (*text.get(stop)? == b'"').then_some((quote + 1, stop))
 }
 
 impl Column {
     /// Appends the value at `at` as number `row`; the position behind it. `None` if the scan does not like it, or the
     /// column has that value already; then the column may hold part of it: truncate it.
     #[inline(always)]
-    pub(super) fn scan(&mut self, scan: &mut Scan<'_>, at: usize, row: usize, depth: u32) -> Option<usize> {
-        let first = *scan.text.get(at)?;
+    pub(super) fn scan(
+        &mut self,
+        text: &Text<'_>,
+        strings: &mut Strings<'_>,
+        at: usize,
+        row: usize,
+        depth: u32,
+    ) -> Option<usize> {
+        let first = *text.get(at)?;
         match &mut self.values {
             Values::String(values) if first == b'"' => {
-                let (view, end) = scan.string(at)?;
+                let (view, end) = strings.string(text, at)?;
                 if values.len() != row {
                     return None;
                 }
@@ -79,7 +80,7 @@ impl Column {
                 Some(end)
             }
             _ if first == b'n' => {
-                let end = grammar::literal(scan.text, at, b"null")?;
+                let end = grammar::literal(text, at, b"null")?;
                 if self.len() != row {
                     return None;
                 }
@@ -87,18 +88,18 @@ impl Column {
                 Some(end)
             }
             Values::String(values) => {
-                let end = grammar::value(scan.text, at, depth)?;
+                let end = grammar::value(text, at, depth)?;
                 if values.len() != row {
                     return None;
                 }
-                values.push(scan.arena.span(at, end)?);
+                values.push(strings.arena.span(at, end)?);
                 Some(end)
             }
             Values::Int64(values) => {
-                let number = grammar::number(scan.text, at)?;
+                let number = grammar::number(text, at)?;
                 let value = match number.integer() {
                     Some(value) => value,
-                    None => scalar::integer(scan.text.bytes.get(at..number.end)?).ok()?,
+                    None => scalar::integer(text.bytes.get(at..number.end)?).ok()?,
                 };
                 if values.len() != row {
                     return None;
@@ -107,7 +108,7 @@ impl Column {
                 Some(number.end)
             }
             Values::Float64(values) => {
-                let (value, end) = float(scan.text, at)?;
+                let (value, end) = float(text, at)?;
                 if values.len() != row {
                     return None;
                 }
@@ -116,15 +117,13 @@ impl Column {
             }
             Values::Decimal { values, precision, scale } => {
                 let (value, end) = if first == b'"' {
-                    let (begin, stop) = scan.plain_string(at)?;
-                    (scalar::decimal(scan.text.bytes.get(begin..stop)?, *precision, *scale).ok()?, stop + 1)
+                    let (begin, stop) = plain_string(text, at)?;
+                    (scalar::decimal(text.bytes.get(begin..stop)?, *precision, *scale).ok()?, stop + 1)
                 } else {
-                    let number = grammar::number(scan.text, at)?;
+                    let number = grammar::number(text, at)?;
                     let value = match number.decimal(*precision, *scale) {
                         Some(value) => value,
-                        None => {
-                            scalar::decimal(scan.text.bytes.get(at..number.end)?, *precision, *scale).ok()?
-                        }
+                        None => scalar::decimal(text.bytes.get(at..number.end)?, *precision, *scale).ok()?,
                     };
                     (value, number.end)
                 };
@@ -136,10 +135,10 @@ impl Column {
             }
             Values::Timestamp { values, minute } => {
                 let (value, end) = if first == b'"' {
-                    let (begin, stop) = scan.plain_string(at)?;
-                    (minute.timestamp(scan.text.bytes.get(begin..stop)?)?, stop + 1)
+                    let (begin, stop) = plain_string(text, at)?;
+                    (minute.timestamp(text.bytes.get(begin..stop)?)?, stop + 1)
                 } else {
-                    let number = grammar::number(scan.text, at)?;
+                    let number = grammar::number(text, at)?;
                     (number.integer()?.checked_mul(1_000)?, number.end)
                 };
                 if values.len() != row {
@@ -149,9 +148,9 @@ impl Column {
                 Some(end)
             }
             Values::Boolean(values) => {
-                let (value, end) = match grammar::literal(scan.text, at, b"true") {
+                let (value, end) = match grammar::literal(text, at, b"true") {
                     Some(end) => (true, end),
-                    None => (false, grammar::literal(scan.text, at, b"false")?),
+                    None => (false, grammar::literal(text, at, b"false")?),
                 };
                 if values.len() != row {
                     return None;
@@ -160,29 +159,28 @@ impl Column {
                 Some(end)
             }
             Values::Ip(values) if first == b'"' => {
-                let (begin, stop) = scan.plain_string(at)?;
-                let is_ip =
-                    scalar::is_ipv4(scan.text.bytes, begin, stop) || is_ip(scan.text.bytes.get(begin..stop)?);
+                let (begin, stop) = plain_string(text, at)?;
+                let is_ip = scalar::is_ipv4(text.bytes, begin, stop) || is_ip(text.bytes.get(begin..stop)?);
                 if !is_ip || values.len() != row {
                     return None;
                 }
-                values.push(scan.arena.span(begin, stop)?);
+                values.push(strings.arena.span(begin, stop)?);
                 Some(stop + 1)
             }
             Values::Object(level) if first == b'{' => {
                 if level.len() != row || depth >= grammar::DEPTH_MAX {
                     return None;
                 }
-                level.scan(scan, at, depth + 1)
+                level.scan(text, strings, at, depth + 1)
             }
             Values::List { offsets, items } => {
                 if offsets.len() != row + 1 || depth >= grammar::DEPTH_MAX {
                     return None;
                 }
                 let end = if first == b'[' {
-                    scan_items(items, scan, at, depth + 1)?
+                    scan_items(items, text, strings, at, depth + 1)?
                 } else {
-                    items.scan_item(scan, at, depth + 1)?
+                    items.scan_item(text, strings, at, depth + 1)?
                 };
                 offsets.push(i32::try_from(items.len()).ok()?);
                 Some(end)
@@ -193,24 +191,36 @@ impl Column {
 
     /// The same for an item of a list.
     #[inline(never)]
-    fn scan_item(&mut self, scan: &mut Scan<'_>, at: usize, depth: u32) -> Option<usize> {
+    fn scan_item(
+        &mut self,
+        text: &Text<'_>,
+        strings: &mut Strings<'_>,
+        at: usize,
+        depth: u32,
+    ) -> Option<usize> {
         let row = self.len();
-        self.scan(scan, at, row, depth)
+        self.scan(text, strings, at, row, depth)
     }
 }
 
-fn scan_items(items: &mut Column, scan: &mut Scan<'_>, at: usize, depth: u32) -> Option<usize> {
-    let mut at = skip_space(scan.text.bytes, at + 1);
-    if *scan.text.get(at)? == b']' {
+fn scan_items(
+    items: &mut Column,
+    text: &Text<'_>,
+    strings: &mut Strings<'_>,
+    at: usize,
+    depth: u32,
+) -> Option<usize> {
+    let mut at = skip_space(text.bytes, at + 1);
+    if *text.get(at)? == b']' {
         return Some(at + 1);
     }
     loop {
-        if at >= scan.end {
+        if at >= text.end {
             return None;
         }
-        at = skip_space(scan.text.bytes, items.scan_item(scan, at, depth)?);
-        match *scan.text.get(at)? {
-            b',' => at = skip_space(scan.text.bytes, at + 1),
+        at = skip_space(text.bytes, items.scan_item(text, strings, at, depth)?);
+        match *text.get(at)? {
+            b',' => at = skip_space(text.bytes, at + 1),
             b']' => return Some(at + 1),
             _ => return None,
         }
@@ -224,7 +234,7 @@ fn is_ip(text: &[u8]) -> bool {
 
 /// The nearest float of the number at `at`, and the position behind it.
 #[inline(always)]
-fn float(text: Text<'_>, at: usize) -> Option<(f64, usize)> {
+fn float(text: &Text<'_>, at: usize) -> Option<(f64, usize)> {
     let number = grammar::number(text, at)?;
     let value = match number.float() {
         Some(value) => value,
