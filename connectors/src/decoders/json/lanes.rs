@@ -278,8 +278,8 @@ mod tests {
             stops.find(&text, begin..text.len());
             let expect = text.get(at..).and_then(|rest| rest.iter().position(|byte| is_stop(*byte)));
             match expect {
-                Some(n) => prop_assert_eq!(stops.next(at), at + n),
-                None => prop_assert!(stops.next(at) >= at.min(text.len())),
+                Some(n) => prop_assert_eq!(stops.bits().next(at), at + n),
+                None => prop_assert!(stops.bits().next(at) >= at.min(text.len())),
             }
         }
 
