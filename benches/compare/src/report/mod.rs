@@ -72,6 +72,11 @@ impl Report {
         }
     }
 
+    /// When it began.
+    pub fn date(&self) -> &str {
+        &self.date
+    }
+
     /// Notes a peer that is not at hand.
     pub fn skip(&mut self, name: &str, why: &str) {
         crate::say(&format!("skipped {name}: {why}"));
