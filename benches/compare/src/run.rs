@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::data::{self, Format};
 use crate::error::{Result, fail};
@@ -15,7 +16,7 @@ use crate::geo;
 use crate::limits::{self, Limits};
 use crate::measure::{Outcome, Request};
 use crate::products::{self, Buffer, Logdrive, PEERS, Product};
-use crate::report::{Report, Table};
+use crate::report::{Report, Table, command};
 use crate::say;
 use crate::stage::Bench;
 use crate::trials::{Cast, TRIALS};
@@ -151,6 +152,7 @@ pub fn run(options: &Options) -> Result<()> {
         Box::new(options.common.product(Buffer::Memory)?),
     ];
     let mut report = Report::begin(options.rounds, options.lines);
+    journal.add(&json!({ "command": command(), "began": report.date() }))?;
     for name in options.peers.iter().filter(|name| *name != "none") {
         say(&format!("getting {name}"));
         match products::peer(name, &bench.scratch) {

@@ -21,7 +21,7 @@ use crate::data;
 use crate::error::{Result, fail};
 use crate::process::{Process, free_port};
 use crate::products::{Buffer, Logdrive, Product};
-use crate::report::{Spread, machine};
+use crate::report::{Spread, command, machine};
 use crate::run::{Common, Journal};
 use crate::say;
 use crate::send::Sender;
@@ -80,12 +80,11 @@ pub fn run(options: &Options) -> Result<()> {
     let ours = options.common.product(Buffer::Memory)?;
     let mut journal = Journal::open(&bench.scratch)?;
     let date = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M %Z").to_string();
-    let command: Vec<String> = std::env::args().skip(1).collect();
     let mut out = format!(
-        "# Scaling\n\nWritten by `cargo run --release -p logdrive-compare -- {}`; do not edit.\n\n{}\n{}\n\
+        "# Scaling\n\nWritten by `{}`; do not edit.\n\n{}\n{}\n\
          JSON lines over one TCP connection, buffer in memory, into a blackhole that reads every declared field. Points are medians of {} rounds.\n\
          The growth is that of the line that fits best: the exponent of a power of x, and cost at nothing plus cost of each where that fits better.\n",
-        command.join(" "),
+        command(),
         machine(load(), &date),
         format_args!("Logdrive {}.\n", ours.version()),
         options.rounds

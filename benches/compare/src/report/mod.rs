@@ -1,5 +1,7 @@
 //! `docs/benchmarks.md`: what was measured, on what, and who is ahead.
 
+mod table;
+
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -7,10 +9,10 @@ use std::process::Command;
 
 use crate::error::{Result, fail};
 use crate::limits::Limits;
-use crate::measure::Outcome;
 use crate::products::Product;
 use crate::stage::load;
-use crate::workload::Workload;
+
+pub use table::Table;
 
 /// CPU-seconds per million lines of a simd-json tape on the machine where the reference figures come from.
 pub const REFERENCE_TAPE: f64 = 0.43;
@@ -41,189 +43,6 @@ impl Spread {
     }
 }
 
-struct Line {
-    product: String,
-    ours: bool,
-    note: &'static str,
-    runs: Vec<Outcome>,
-    half_load: Option<Outcome>,
-}
-
-impl Line {
-    fn spread(&self, figure: impl Fn(&Outcome) -> f64) -> Option<Spread> {
-        Spread::of(self.runs.iter().filter(|run| run.is_right()).map(figure))
-    }
-
-    fn right(&self) -> String {
-        let mut wrong = self.runs.iter().chain(&self.half_load).filter(|run| !run.is_right());
-        let Some(first) = wrong.next() else {
-            let text = self.runs.iter().any(|run| run.verdict.as_ref().is_some_and(|v| v.numbers_as_text));
-            return match (self.runs.iter().any(|run| run.verdict.is_some()), text) {
-                (false, _) => "not visible".to_owned(),
-                (true, false) => "yes".to_owned(),
-                (true, true) => "yes; numbers became text".to_owned(),
-            };
-        };
-        let at = if first.rate.is_some() { " at half load" } else { "" };
-        format!(
-            "**no**: {} of {} runs{at}: {}",
-            1 + wrong.count(),
-            self.runs.len(),
-            first.faults().replace('|', "/")
-        )
-    }
-}
-
-/// The results of one workload.
-pub struct Table {
-    workload: Workload,
-    limits: Limits,
-    lines: Vec<Line>,
-}
-
-impl Table {
-    /// An empty table.
-    pub fn new(workload: Workload, limits: Limits) -> Self {
-        Self { workload, limits, lines: Vec::new() }
-    }
-
-    /// Which workload.
-    pub fn workload(&self) -> Workload {
-        self.workload
-    }
-
-    /// Adds a run.
-    pub fn add(&mut self, product: &dyn Product, outcome: Outcome) {
-        match self.lines.iter_mut().find(|line| line.product == outcome.product) {
-            Some(line) => line.runs.push(outcome),
-            None => self.lines.push(Line {
-                product: outcome.product.clone(),
-                ours: product.is_ours(),
-                note: product.way(self.workload).map_or("", |way| way.note),
-                runs: vec![outcome],
-                half_load: None,
-            }),
-        }
-    }
-
-    /// Adds the run at half load of a product that is in the table.
-    pub fn add_half_load(&mut self, outcome: Outcome) {
-        if let Some(line) = self.lines.iter_mut().find(|line| line.product == outcome.product) {
-            line.half_load = Some(outcome);
-        }
-    }
-
-    /// The median of the events a second of a product's right runs.
-    pub fn median_rate(&self, product: &str) -> Option<f64> {
-        let line = self.lines.iter().find(|line| line.product == product)?;
-        Some(line.spread(Outcome::events_per_second)?.median)
-    }
-
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "\n### {}: {}\n", self.workload.name(), self.workload.title())?;
-        writeln!(
-            out,
-            "| product | CPU-s per M events | events/s | MB/s | peak RSS MB | p50 / p99 ms at half load | complete and right |"
-        )?;
-        writeln!(out, "|---|---:|---:|---:|---:|---:|---|")?;
-        for line in &self.lines {
-            let note = if line.note.is_empty() { String::new() } else { format!(" ({})", line.note) };
-            let name = if line.ours {
-                format!("**{}**{note}", line.product)
-            } else {
-                format!("{}{note}", line.product)
-            };
-            let Some((cpu, rate)) =
-                line.spread(Outcome::cpu_per_million).zip(line.spread(Outcome::events_per_second))
-            else {
-                writeln!(out, "| {name} | – | – | – | – | – | {} |", line.right())?;
-                continue;
-            };
-            let bytes = line.spread(Outcome::megabytes_per_second).map_or(0.0, |spread| spread.median);
-            let memory = line.spread(|run| run.memory as f64 / 1e6).map_or(0.0, |spread| spread.max);
-            let delays = line.half_load.as_ref().filter(|run| run.is_right()).and_then(|run| run.delays);
-            let delays =
-                delays.map_or("–".to_owned(), |delays| format!("{:.1} / {:.1}", delays.p50, delays.p99));
-            writeln!(
-                out,
-                "| {name} | **{:.2}** ({:.2}–{:.2}) | {} ({}–{}) | {bytes:.0} | {memory:.0} | {delays} | {} |",
-                cpu.median,
-                cpu.min,
-                cpu.max,
-                thousands(rate.median),
-                thousands(rate.min),
-                thousands(rate.max),
-                line.right()
-            )?;
-        }
-        for (name, figure) in self.reference() {
-            writeln!(out, "| *{name}, by reference* | *{figure:.2}* | | | | | |")?;
-        }
-        self.judge(out)
-    }
-
-    /// The figures of products that cannot be had here, as they would be on this machine.
-    fn reference(&self) -> Vec<(&'static str, f64)> {
-        let factor = self.limits.tape / REFERENCE_TAPE;
-        self.workload.reference().into_iter().map(|(name, figure)| (name, figure * factor)).collect()
-    }
-
-    fn judge(&self, out: &mut String) -> std::fmt::Result {
-        let cpu = |line: &Line| line.spread(Outcome::cpu_per_million).map(|spread| spread.median);
-        let rate = |line: &Line| line.spread(Outcome::events_per_second).map(|spread| spread.median);
-        let measured: Vec<(&str, f64)> = self
-            .lines
-            .iter()
-            .filter(|line| !line.ours)
-            .filter_map(|line| Some((line.product.as_str(), cpu(line)?)))
-            .collect();
-        let fastest = self
-            .lines
-            .iter()
-            .filter(|line| !line.ours)
-            .filter_map(|line| Some((line.product.as_str(), rate(line)?)));
-        let fastest = fastest.max_by(|a, b| a.1.total_cmp(&b.1));
-        for line in self.lines.iter().filter(|line| line.ours) {
-            let (Some(own), Some(speed)) = (cpu(line), rate(line)) else { continue };
-            writeln!(out)?;
-            write!(out, "{}:", line.product)?;
-            match best(&measured) {
-                Some((name, figure)) => write!(out, " {}", compared(own, name, figure, "measured"))?,
-                None => write!(out, " no peer was measured")?,
-            }
-            if let Some((name, figure)) = best(&self.reference()) {
-                write!(out, "; {}", compared(own, name, figure, "by reference"))?;
-            }
-            if let Some((name, figure)) = fastest {
-                write!(out, "; {:.1} times the events/s of {name}", speed / figure)?;
-                if speed < figure {
-                    write!(out, ": **{name} is ahead in events/s**")?;
-                }
-            }
-            writeln!(out, ".")?;
-        }
-        Ok(())
-    }
-}
-
-fn best<'a>(figures: &[(&'a str, f64)]) -> Option<(&'a str, f64)> {
-    figures.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))
-}
-
-/// Who uses less CPU, and by how much.
-fn compared(own: f64, name: &str, figure: f64, how: &str) -> String {
-    if own <= figure {
-        format!("1/{:.1} of the CPU of the best peer {how}, {name}", figure / own.max(1e-9))
-    } else {
-        format!("{:.1} times the CPU of the best peer {how}: **{name} is ahead**", own / figure)
-    }
-}
-
-/// `1234567` as `1 235 k`.
-fn thousands(figure: f64) -> String {
-    format!("{:.0} k", figure / 1000.0)
-}
-
 /// Everything that goes into the file.
 pub struct Report {
     rounds: u32,
@@ -251,6 +70,11 @@ impl Report {
             tables: Vec::new(),
             trials: Vec::new(),
         }
+    }
+
+    /// When it began.
+    pub fn date(&self) -> &str {
+        &self.date
     }
 
     /// Notes a peer that is not at hand.
@@ -297,12 +121,7 @@ impl Report {
 
     fn text(&self) -> Result<String> {
         let mut out = String::new();
-        let command: Vec<String> = std::env::args().skip(1).collect();
-        writeln!(
-            out,
-            "# Benchmarks\n\nWritten by `cargo run --release -p logdrive-compare -- {}`; do not edit.\n",
-            command.join(" ")
-        )?;
+        writeln!(out, "# Benchmarks\n\nWritten by `{}`; do not edit.\n", command())?;
         out.push_str(METHOD);
         writeln!(out, "\n## Machine and versions\n\n{}", machine(self.load, &self.date))?;
         writeln!(
@@ -317,6 +136,20 @@ impl Report {
             writeln!(out, "- skipped: {name}, {}", why.replace('\n', " "))?;
         }
         self.write_limits(&mut out)?;
+        if !self.tables.is_empty() {
+            writeln!(
+                out,
+                "\n## Summary\n\nCPU-seconds per million events, and what part of the best peer's that is.\n"
+            )?;
+            writeln!(
+                out,
+                "| workload | product | CPU-s per M | of the best peer measured | of the best peer by reference |"
+            )?;
+            writeln!(out, "|---|---|---:|---|---|")?;
+        }
+        for table in &self.tables {
+            table.summarise(&mut out)?;
+        }
         writeln!(out, "\n## Workloads")?;
         for table in &self.tables {
             table.write(&mut out)?;
@@ -353,6 +186,22 @@ impl Report {
             limits.disk / 1e6
         )
     }
+}
+
+/// The command that was given, without paths: they are this machine's alone.
+pub fn command() -> String {
+    let mut shown = "cargo run --release -p logdrive-compare --".to_owned();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--binary" | "--scratch" | "--report" => drop(arguments.next()),
+            path if ["--binary=", "--scratch=", "--report="]
+                .iter()
+                .any(|option| path.starts_with(option)) => {}
+            _ => shown = shown + " " + &argument,
+        }
+    }
+    shown
 }
 
 const METHOD: &str = "\
@@ -402,11 +251,5 @@ mod tests {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { min: 1.0, median: 2.0, max: 3.0 }));
         assert_eq!(Spread::of([4.0, 1.0]).map(|spread| spread.median), Some(2.5));
         assert_eq!(Spread::of([]), None);
-    }
-
-    #[test]
-    fn who_is_ahead_is_said() {
-        assert!(compared(1.0, "x", 5.0, "measured").starts_with("1/5.0 "));
-        assert!(compared(5.0, "x", 2.0, "measured").contains("**x is ahead**"));
     }
 }
