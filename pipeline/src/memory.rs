@@ -9,8 +9,11 @@
 /// Lets freed blocks stay with the process for the next ones: those up to 32 MiB, and up to 256 MiB in all.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn keep_freed_blocks() {
-    const SETTINGS: [(libc::c_int, libc::c_int); 3] =
-        [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 256 << 20), (libc::M_TOP_PAD, 16 << 20)];
+    const SETTINGS: [(libc::c_int, libc::c_int); 3] = [
+        (libc::M_MMAP_THRESHOLD, 32 << 20),
+        (libc::M_TRIM_THRESHOLD, 256 << 20),
+        (libc::M_TOP_PAD, 16 << 20),
+    ];
     for (parameter, value) in SETTINGS {
         // SAFETY: `mallopt` takes two numbers, whatever they are; one that it does not like is without effect.
         unsafe { libc::mallopt(parameter, value) };
