@@ -3,10 +3,11 @@
 //! arrives, the more one sync covers.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::Released;
@@ -18,6 +19,11 @@ use super::store::Store;
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Ack, NotDurable, Received};
+
+/// Less than this waits for more, in bytes, until [`SYNC_INTERVAL`] has passed since the last sync.
+const SYNC_BYTES_MIN: usize = 256 << 10;
+/// How long that is at most.
+const SYNC_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What is written with one sync.
 pub(super) struct Group {
@@ -85,6 +91,7 @@ pub(super) async fn write_groups(
     sizes: Sizes,
     listening: JoinHandle<Result<(), ConnectorError>>,
 ) {
+    let mut synced_at = Instant::now();
     while shared.wait_for_room().await {
         let first = tokio::select! {
             first = messages.recv() => first,
@@ -94,15 +101,7 @@ pub(super) async fn write_groups(
             shared.finish(Outcome::Ended(listener_error(listening).await));
             return;
         };
-        let (mut bytes, mut weight) = (first.data.len(), released.weight(first.data.len()));
-        group.received.push(first);
-        while bytes < sizes.group
-            && let Ok(received) = messages.try_recv()
-        {
-            bytes += received.data.len();
-            weight += released.weight(received.data.len());
-            group.received.push(received);
-        }
+        let weight = gather(&shared, &mut messages, &released, &mut group, sizes, first, synced_at).await;
         let committed = spawn_blocking(move || {
             let result = group.commit();
             (group, result)
@@ -115,6 +114,7 @@ pub(super) async fn write_groups(
                 }
                 shared.publish(records, sizes.memory);
                 released.release(weight);
+                synced_at = Instant::now();
             }
             Ok((_, Err(error))) => return shared.finish(Outcome::Failed(error)),
             Err(error) => {
@@ -123,6 +123,39 @@ pub(super) async fn write_groups(
             }
         }
     }
+}
+
+/// Puts `first` and what waits behind it into the group; returns what they count for in the intake.
+async fn gather(
+    shared: &Shared,
+    messages: &mut mpsc::Receiver<Received>,
+    released: &Released,
+    group: &mut Group,
+    sizes: Sizes,
+    first: Received,
+    synced_at: Instant,
+) -> u32 {
+    let (mut bytes, mut weight) = (0, 0);
+    let mut next = Some(first);
+    while let Some(received) = next.take() {
+        bytes += received.data.len();
+        weight += released.weight(received.data.len());
+        let awaited = received.ack.is_some();
+        group.received.push(received);
+        if sizes.group <= bytes {
+            break;
+        }
+        next = messages.try_recv().ok();
+        if next.is_none() && !awaited && bytes < SYNC_BYTES_MIN {
+            // A trickle that nobody waits for an answer to shares its syncs.
+            next = tokio::select! {
+                received = messages.recv() => received,
+                () = sleep_until(synced_at + SYNC_INTERVAL) => None,
+                () = shared.closed.cancelled() => None,
+            };
+        }
+    }
+    weight
 }
 
 /// What the listener returned.

@@ -82,9 +82,13 @@ type Outcome = Result<ExitCode, String>;
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    // A pipe that closes early (`logdrive sql … | head`) ends the process quietly, as users expect of a command.
-    reset_sigpipe();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Run(_)) {
+        // A pipe that closes early (`logdrive sql … | head`) ends the process quietly, as users expect of a command. Not
+        // so a pipeline: there it is a connection that broke, which its sink deals with.
+        reset_sigpipe();
+    }
+    let outcome = match command {
         Command::Audit(command) => audit::run(command),
         Command::Buffer(command) => buffer::run(command),
         Command::Check(files) => check::run(&files),

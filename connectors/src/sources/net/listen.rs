@@ -1,12 +1,18 @@
 //! Addresses to listen on.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::error::ConnectorError;
+
+/// Connections that wait to be accepted. When a fleet reconnects they come all at once, and one that finds no place tries
+/// again only after a second; the system lowers this to its own limit (`net.core.somaxconn`).
+const BACKLOG: u32 = 65_535;
 
 /// `host:port` to listen on. Port 0 lets the system choose; the log line `Listening.` says which.
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
@@ -37,13 +43,28 @@ impl Listen {
         Ok(found.collect())
     }
 
-    /// Binds a TCP socket.
-    pub(crate) async fn tcp(&self) -> Result<tokio::net::TcpListener, ConnectorError> {
-        tokio::net::TcpListener::bind(&self.0).await.map_err(|e| self.refused(&e))
+    /// Binds a TCP socket, to the first of the addresses that can be bound.
+    pub(crate) async fn tcp(&self) -> Result<TcpListener, ConnectorError> {
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in self.resolve().await? {
+            match listen(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => failed = error,
+            }
+        }
+        Err(self.refused(&failed))
     }
 
     /// An address that cannot be bound is a refusal: the pipeline does not start without it.
-    pub(crate) fn refused(&self, error: &std::io::Error) -> ConnectorError {
+    pub(crate) fn refused(&self, error: &io::Error) -> ConnectorError {
         ConnectorError::refused(&self.0, format!("cannot listen: {error}"))
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // An address is free again as soon as its listener is gone, as everywhere.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
