@@ -14,6 +14,10 @@ use logdrive_schemas::{Batch, Layout};
 use self::splice::{Scratch, Splicer};
 use self::value::{ValueWriter, member_prefix};
 
+/// The value of [`TYPE_KEY`](logdrive_schemas::schema::TYPE_KEY) by which a decoder marks a text column that holds one
+/// line of valid JSON in every row: its text is written as it is.
+pub(crate) const JSON_TEXT: &str = "json";
+
 /// Writes the rows of one batch as JSON documents, as the batch's [`Layout`] says. Each document is one line.
 ///
 /// # Original
@@ -47,7 +51,9 @@ impl<'a> Documents<'a> {
                     .fields()
                     .iter()
                     .zip(batch.rows().columns())
-                    .map(|(field, column)| (member_prefix(field.name()), ValueWriter::new(column.as_ref())))
+                    .map(|(field, column)| {
+                        (member_prefix(field.name()), ValueWriter::of_field(field, column.as_ref()))
+                    })
                     .collect(),
             ),
             Layout::Original(edits) if edits.is_empty() => Kind::Original,

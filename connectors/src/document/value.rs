@@ -12,11 +12,14 @@ use arrow::array::types::{
 };
 use arrow::array::{Array, AsArray, BinaryViewArray, BooleanArray, FixedSizeBinaryArray, StringViewArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use logdrive_schemas::schema::TYPE_KEY;
 use serde::Serialize;
+
+use super::JSON_TEXT;
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
@@ -44,6 +47,8 @@ enum Kind<'a> {
     Int16(&'a [i16]),
     Int32(&'a [i32]),
     Int64(&'a [i64]),
+    /// Text that is JSON.
+    Json(&'a StringViewArray),
     LargeBinary(&'a [i64], &'a [u8]),
     LargeList(&'a [i64], Box<ValueWriter<'a>>),
     LargeUtf8(&'a [i64], &'a [u8]),
@@ -97,6 +102,16 @@ impl<'a> ValueWriter<'a> {
         Self { nulls: array.logical_nulls(), kind: Kind::new(array) }
     }
 
+    /// The same for the column of a field, which may be marked as JSON text.
+    pub(super) fn of_field(field: &Field, array: &'a dyn Array) -> Self {
+        match (field.metadata().get(TYPE_KEY), array.as_string_view_opt()) {
+            (Some(marked), Some(texts)) if marked == JSON_TEXT => {
+                Self { nulls: array.logical_nulls(), kind: Kind::Json(texts) }
+            }
+            _ => Self::new(array),
+        }
+    }
+
     /// Whether row `idx` is null.
     pub(super) fn is_null(&self, idx: usize) -> bool {
         matches!(self.kind, Kind::Null) || self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(idx))
@@ -126,6 +141,7 @@ impl<'a> ValueWriter<'a> {
             Kind::Int16(values) => write_json(&values[idx], out),
             Kind::Int32(values) => write_json(&values[idx], out),
             Kind::Int64(values) => write_json(&values[idx], out),
+            Kind::Json(array) => out.extend_from_slice(array.value(idx).as_bytes()),
             Kind::LargeBinary(offsets, bytes) => {
                 write_base64(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
             }
@@ -203,7 +219,9 @@ impl<'a> Kind<'a> {
                 fields
                     .iter()
                     .zip(array.as_struct().columns())
-                    .map(|(field, column)| (member_prefix(field.name()), ValueWriter::new(column.as_ref())))
+                    .map(|(field, column)| {
+                        (member_prefix(field.name()), ValueWriter::of_field(field, column.as_ref()))
+                    })
                     .collect(),
             ),
             DataType::Timestamp(unit, _) => Self::timestamp(array, *unit),
