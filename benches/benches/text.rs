@@ -45,7 +45,8 @@ fn access_line(rng: &mut SmallRng, second: &mut u32, out: &mut String) {
     let user = if rng.random_range(0..20) == 0 { "frank" } else { "-" };
     let method = pick(rng, &["GET", "GET", "GET", "POST", "HEAD"]);
     let escape = if rng.random_range(0..100) == 0 { "&q=\\x22a\\x22" } else { "" };
-    let referrer = pick(rng, &["-", "https://shop.example.com/", "https://www.google.com/search?q=wooden+logs"]);
+    let referrer =
+        pick(rng, &["-", "https://shop.example.com/", "https://www.google.com/search?q=wooden+logs"]);
     write!(
         out,
         concat!(

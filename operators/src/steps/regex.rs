@@ -100,7 +100,8 @@ impl StepConfig for Regex {
             (stage, column.idx) = put(&stage, column.field_type.field(&column.name));
             column.stage = Some(stage.clone());
         }
-        let patterns: Vec<Pattern> = patterns.into_iter().map(|engine| Pattern::new(engine, &columns)).collect();
+        let patterns: Vec<Pattern> =
+            patterns.into_iter().map(|engine| Pattern::new(engine, &columns)).collect();
         let writes = columns.iter().map(|column| column.name.clone()).collect();
         let (field, layout, on_no_match) = (self.field.clone(), Arc::clone(&stage.layout), self.on_no_match);
         Ok(StepPlan {
@@ -150,7 +151,9 @@ impl Regex {
             errors.push(ConfigError::new("config::bad_pattern", entry(node, "patterns").span, message));
             return Vec::new();
         }
-        list.into_iter().filter_map(|(pattern, at)| engine(pattern, at).map_err(|e| errors.push(e)).ok()).collect()
+        list.into_iter()
+            .filter_map(|(pattern, at)| engine(pattern, at).map_err(|e| errors.push(e)).ok())
+            .collect()
     }
 
     fn read_types(&self, node: &Node, columns: &mut [Column], errors: &mut Vec<ConfigError>) {
@@ -199,8 +202,11 @@ fn engine(pattern: &str, at: &Node) -> Result<Engine, ConfigError> {
             let what = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
             error(format!("`{pattern}` is no regular expression: {what}"))
         }
-        None if e.size_limit().is_some() => error(format!("`{pattern}` is too large: more than {SIZE_LIMIT} bytes"))
-            .with_help("lower the numbers of repetitions, or write `[0-9]` for `\\d` and `[0-9A-Za-z_]` for `\\w`"),
+        None if e.size_limit().is_some() => {
+            error(format!("`{pattern}` is too large: more than {SIZE_LIMIT} bytes")).with_help(
+                "lower the numbers of repetitions, or write `[0-9]` for `\\d` and `[0-9A-Za-z_]` for `\\w`",
+            )
+        }
         None => error(format!("`{pattern}` does not compile: {e}")),
     })?;
     if group_names(&engine).next().is_none() {
@@ -350,7 +356,8 @@ impl Step for Search {
             let values = if target.field_type == FieldType::String {
                 parts
             } else {
-                let values = converted(&parts, &target.field_type.arrow(), target.field_type == FieldType::Ip);
+                let values =
+                    converted(&parts, &target.field_type.arrow(), target.field_type == FieldType::Ip);
                 let failed = (0..parts.len()).filter(|row| parts.is_valid(*row) && values.is_null(*row));
                 rejects.extend(failed.map(|row| cast_failed(&target.name, &target.type_name, row, &parts)));
                 values
@@ -399,7 +406,10 @@ mod tests {
         let yaml = r"regex: { field: m, pattern: '^(?<status>\d{3}) (?<ms>[0-9.]+) (?<path>/\S+)', types: { status: int64, ms: float64 } }";
         let (plan, out) = run_plan(yaml, &input);
         assert_eq!(names(&plan.output), ["m", "status", "ms", "path"]);
-        assert_eq!((plan.reads, plan.writes), (vec!["m".into()], vec!["status".into(), "ms".into(), "path".into()]));
+        assert_eq!(
+            (plan.reads, plan.writes),
+            (vec!["m".into()], vec!["status".into(), "ms".into(), "path".into()])
+        );
         let rows = out.rows[0].rows();
         assert_eq!(rows.column(1).as_primitive::<Int64Type>().values()[..], [200, 404]);
         assert_eq!(rows.column(2).as_primitive::<Float64Type>().values()[..], [1.5, 20.0]);
@@ -421,7 +431,8 @@ mod tests {
     #[test]
     fn without_a_match_a_row_is_rejected_kept_or_dropped() {
         let input = batch(&[("m", text(&[Some("a1"), Some("b"), Some("a2"), None]))]);
-        let yaml = |what: &str| format!("regex: {{ field: m, pattern: 'a(?<n>[0-9])', on_no_match: {what} }}");
+        let yaml =
+            |what: &str| format!("regex: {{ field: m, pattern: 'a(?<n>[0-9])', on_no_match: {what} }}");
         let out = run(&yaml("reject"), &input);
         assert_eq!((ids(&out.rows), ids(&out.rejects)), (vec![0, 2], vec![1, 3]));
         assert_eq!(reason(&out.rejects[0], 0), "no_match: `m` is `b`");
@@ -445,7 +456,8 @@ mod tests {
     #[test]
     fn the_first_pattern_that_is_found_counts() {
         let input = batch(&[("m", text(&[Some("user=7"), Some("id=8 user=9"), Some("id=1"), Some("?")]))]);
-        let yaml = "regex: { field: m, patterns: ['id=(?<id>[0-9]+)', 'user=(?<user>[0-9]+)'], on_no_match: keep }";
+        let yaml =
+            "regex: { field: m, patterns: ['id=(?<id>[0-9]+)', 'user=(?<user>[0-9]+)'], on_no_match: keep }";
         let (plan, out) = run_plan(yaml, &input);
         assert_eq!(names(&plan.output), ["m", "id", "user"]);
         assert_eq!(texts(&out, "id"), [None, Some("8".into()), Some("1".into()), None]);
@@ -465,14 +477,18 @@ mod tests {
         let input = batch(&[("m", text(&[None])), ("n", int(&[None]))]);
         let check = |yaml: &str, expect: &[(&'static str, &str)]| {
             let expect: Vec<_> = expect.iter().map(|(code, at)| (*code, (*at).to_owned())).collect();
-            let found = plan_errors(yaml, &input).into_iter().map(|(code, at)| (code, at.trim_end().to_owned()));
+            let found =
+                plan_errors(yaml, &input).into_iter().map(|(code, at)| (code, at.trim_end().to_owned()));
             assert_eq!(found.collect::<Vec<_>>(), expect, "{yaml}");
         };
         check("regex: { field: x, pattern: '(?<a>.)' }", &[("config::unknown_field", "x")]);
         check("regex: { field: n, pattern: '(?<a>.)' }", &[("config::wrong_type", "n")]);
         check("regex: { field: m, pattern: '(.)' }", &[("config::bad_pattern", "'(.)'")]);
         check("regex: { field: m, pattern: '(?<a>.' }", &[("config::bad_pattern", "'(?<a>.'")]);
-        check("regex: { field: m, pattern: '(?<a>\\w{9999})' }", &[("config::bad_pattern", "'(?<a>\\w{9999})'")]);
+        check(
+            "regex: { field: m, pattern: '(?<a>\\w{9999})' }",
+            &[("config::bad_pattern", "'(?<a>\\w{9999})'")],
+        );
         check(
             "regex: { field: m, patterns: ['(?<a>.)', '(?<a>'], types: { b: int64, a: int46 } }",
             &[
@@ -481,7 +497,10 @@ mod tests {
                 ("config::unknown_type", "int46"),
             ],
         );
-        check("regex: { field: m, pattern: '(?<a>.)', types: { a: geo_point } }", &[("config::wrong_type", "geo_point")]);
+        check(
+            "regex: { field: m, pattern: '(?<a>.)', types: { a: geo_point } }",
+            &[("config::wrong_type", "geo_point")],
+        );
         check("regex: { field: m }", &[("config::missing_key", "{ field: m }")]);
         let both = "regex: { field: m, pattern: '(?<a>.)', patterns: ['(?<a>.)'] }";
         assert_eq!(plan_errors(both, &input)[0].0, "config::missing_key");
