@@ -7,7 +7,7 @@ use std::mem;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, NullBufferBuilder, StructArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanBufferBuilder, Float64Array, Int64Array, StructArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
@@ -30,15 +30,11 @@ pub(crate) struct Columns {
 }
 
 /// One column while it is filled.
+#[derive(Default)]
 pub(crate) struct Column<T> {
     values: Vec<T>,
-    nulls: NullBufferBuilder,
-}
-
-impl<T> Default for Column<T> {
-    fn default() -> Self {
-        Self { values: Vec::new(), nulls: NullBufferBuilder::new(0) }
-    }
+    /// The rows without a value: a row that has one costs nothing more.
+    nulls: Vec<u32>,
 }
 
 /// Where a field of the schema gets its values from.
@@ -115,21 +111,21 @@ impl<T: Copy + Default> Column<T> {
     #[inline]
     pub(crate) fn push(&mut self, value: T) {
         self.values.push(value);
-        self.nulls.append_non_null();
     }
 
+    #[inline]
     fn end_row(&mut self, n_rows: usize) {
         if self.values.len() < n_rows {
+            self.nulls.push(self.values.len() as u32);
             self.values.push(T::default());
-            self.nulls.append_null();
         } else if self.values.len() > n_rows {
             self.truncate(n_rows);
         }
     }
 
+    /// Removes what was pushed since row `n_rows` began; nulls are only added when a row ends.
     fn truncate(&mut self, n_rows: usize) {
         self.values.truncate(n_rows);
-        self.nulls.truncate(n_rows);
     }
 
     fn reserve(&mut self, n_rows: usize) {
@@ -137,7 +133,14 @@ impl<T: Copy + Default> Column<T> {
     }
 
     fn finish(&mut self) -> (Vec<T>, Option<NullBuffer>) {
-        (mem::take(&mut self.values), self.nulls.finish())
+        let values = mem::take(&mut self.values);
+        if self.nulls.is_empty() {
+            return (values, None);
+        }
+        let mut valid = BooleanBufferBuilder::new(values.len());
+        valid.append_n(values.len(), true);
+        self.nulls.drain(..).for_each(|row| valid.set_bit(row as usize, false));
+        (values, Some(NullBuffer::new(valid.finish())))
     }
 }
 

@@ -298,7 +298,7 @@ fn escaped(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     for byte in text.bytes() {
-        if byte < 32 || byte > 126 || byte == b'"' || byte == b'\\' {
+        if !(32..=126).contains(&byte) || byte == b'"' || byte == b'\\' {
             write!(out, "\\x{byte:02X}").unwrap();
         } else {
             out.push(char::from(byte));

@@ -198,7 +198,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_safe(text in ".*|[\\\\xu0-9a-f\"]{0,20}") {
-            let _ = (time_local(&text), time_seconds(&text), request(&text), total(&text));
+            prop_assert!(time_local(&text).is_none() || text.len() == 26);
+            prop_assert!(time_seconds(&text).is_none_or(|time| time >= 0));
+            prop_assert!(request(&text).is_none_or(|(method, url, version)| method.len() + url.len() + version.len() + 7 == text.len()));
+            prop_assert!(total(&text) != Ok(None) || text.contains('-'));
             let nothing_escaped = !text.contains('\\');
             prop_assert!(!nothing_escaped || unescaped(&text) == text);
         }
