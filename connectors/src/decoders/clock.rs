@@ -79,6 +79,9 @@ pub(crate) fn offset(sign: u8, hour: [u8; 2], minute: [u8; 2]) -> Option<i64> {
     }
 }
 
+/// Microseconds of the last of so many digits of a second.
+const MICROS: [i64; 7] = [1_000_000, 100_000, 10_000, 1_000, 100, 10, 1];
+
 /// The time at the start of `text` as RFC 5424 and RFC 3339 both have it, and how many bytes it takes:
 /// `YYYY-MM-DDThh:mm:ss[.ffffff](Z|±hh:mm)`. More than six digits of a second are no such time.
 #[inline]
@@ -92,12 +95,19 @@ pub(crate) fn rfc3339(text: &[u8]) -> Option<(i64, usize)> {
     let (mut micros, mut len) = (0, 19);
     let mut rest = rest;
     if let [b'.', digits @ ..] = rest {
-        let n_digits = digits.iter().take(7).take_while(|b| b.is_ascii_digit()).count();
-        if n_digits == 0 || n_digits > 6 {
+        let mut n_digits = 0;
+        while let Some(digit) = digits.get(n_digits).map(|b| b.wrapping_sub(b'0')).filter(|digit| *digit <= 9)
+        {
+            micros = micros * 10 + i64::from(digit);
+            n_digits += 1;
+            if n_digits > 6 {
+                return None;
+            }
+        }
+        micros *= MICROS[n_digits];
+        if n_digits == 0 {
             return None;
         }
-        micros = digits[..n_digits].iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0'));
-        micros *= 10_i64.pow(6 - n_digits as u32);
         len += 1 + n_digits;
         rest = &digits[n_digits..];
     }
