@@ -73,6 +73,7 @@ golden!(
     syntax,
     test_of_unknown_stream,
     test_without_expect,
+    text_decoders,
     too_deep,
     type_error,
     undeclared_field,

@@ -139,6 +139,10 @@ impl Decoder for TextDecoder {
         Arc::clone(&self.schema)
     }
 
+    fn layout(&self) -> Layout {
+        Layout::Columns
+    }
+
     fn decode(&mut self, chunk: &Chunk) -> Decoded {
         let mut arena = Arena::new(chunk.data.clone());
         let mut rows = Rows::default();
@@ -186,10 +190,14 @@ mod tests {
         }
     }
 
-    fn decode(charset_errors: CharsetErrors) -> Decoded {
+    fn decoder(charset_errors: CharsetErrors) -> Box<dyn Decoder> {
         let config = Text { field: "line".into(), charset_errors };
         let demand = Demand { schema: config.default_schema(), validate: true };
-        config.build(&demand).unwrap().decode(&chunk())
+        config.build(&demand).unwrap()
+    }
+
+    fn decode(charset_errors: CharsetErrors) -> Decoded {
+        decoder(charset_errors).decode(&chunk())
     }
 
     fn lines(batch: &Batch) -> Vec<&str> {
@@ -200,6 +208,7 @@ mod tests {
     fn messages_become_rows_with_their_time() {
         let decoded = decode(CharsetErrors::Reject);
         let rows = decoded.rows.unwrap();
+        assert_eq!(**rows.layout(), decoder(CharsetErrors::Reject).layout(), "the plan relies on it");
         assert_eq!(lines(&rows), ["a message of some length", "", "last"]);
         assert_eq!(rows.offsets().values(), &[10, 30, 40]);
         let times = rows.rows().column(0).as_primitive::<TimestampMicrosecondType>();

@@ -30,13 +30,18 @@ pub(crate) struct Arena {
 }
 
 /// One string of a column, made by an [`Arena`]. Only meaningful with the arena that made it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(transparent)]
 pub(crate) struct View(u128);
 
 impl View {
     /// The empty string, which every arena contains; stands for null, too.
     pub(crate) const EMPTY: Self = Self(0);
+
+    /// A view that holds its text itself, for any arena; `None` for more than 12 bytes.
+    pub(crate) fn short(text: &str) -> Option<Self> {
+        (text.len() <= 12).then(|| Self(make_view(text.as_bytes(), SIDE, 0)))
+    }
 }
 
 impl Arena {
@@ -102,6 +107,36 @@ impl Arena {
         Some(View(u128::from(n_bytes) | inline & choice | reference & !choice))
     }
 
+    /// A view of `text`: of the chunk if `text` is a part of it, else of a copy in the side buffer. Looks at where
+    /// `text` lies instead of comparing it.
+    #[inline]
+    pub(crate) fn view_of(&mut self, text: &str) -> View {
+        let offset = text.as_ptr().addr().wrapping_sub(self.chunk.as_ptr().addr());
+        let inside = offset < self.chunk.len() && text.len() <= self.chunk.len() - offset;
+        match u32::try_from(offset) {
+            Ok(offset) if inside => View(self.view_at(text.as_bytes(), offset)),
+            _ => self.copy(text),
+        }
+    }
+
+    /// `make_view` of bytes that stand in the chunk at `offset`, without a branch on the length of short ones.
+    #[inline]
+    fn view_at(&self, bytes: &[u8], offset: u32) -> u128 {
+        let window = self.chunk.as_slice()[offset as usize..].first_chunk::<16>();
+        match window {
+            Some(window) if bytes.len() <= 12 => {
+                let text = u128::from_le_bytes(*window) & ((1 << (8 * bytes.len())) - 1);
+                text << 32 | bytes.len() as u128
+            }
+            _ => make_view(bytes, CHUNK, offset),
+        }
+    }
+
+    /// How much text was copied, in bytes.
+    pub(crate) fn copied(&self) -> usize {
+        self.side.len()
+    }
+
     /// A view of a copy of `text` in the side buffer.
     ///
     /// # Panics
@@ -151,8 +186,9 @@ impl ArenaBuffers {
         // SAFETY: a view is a `u128` and nothing else (`repr(transparent)`), and the vector is not used again.
         let views: ScalarBuffer<u128> =
             unsafe { Vec::from_raw_parts(begin.cast::<u128>(), len, capacity) }.into();
-        // SAFETY: every view is EMPTY or was made by `view`, `span` or `copy` of the arena with these buffers. Up to
-        // 12 bytes it holds the text itself and zeros; above, `view` compared the range of the chunk with a `&str`,
+        // SAFETY: every view is EMPTY, short, or was made by `view`, `view_of`, `span` or `copy` of the arena with these
+        // buffers. Up to 12 bytes it holds the text itself and zeros; above, `view` compared the range of the chunk with a `&str`,
+        // `view_of` was given a `&str` that lies in the chunk, which nothing else can share memory with,
         // `span` was given one between characters of a range that `from_utf8` accepted, and `copy` has just written
         // the range of the side buffer from a `&str`. All ranges are in bounds, valid UTF-8, agree with the prefix,
         // and never changed since: exactly what `try_new` would check. The lengths of views and nulls were compared
@@ -190,6 +226,25 @@ mod tests {
         assert!(arena.is_checked(6..20) && !arena.is_checked(4..20) && !arena.is_checked(6..21));
         assert!(arena.span(0, 4).is_none() && arena.span(5, 21).is_none() && arena.span(5, 20).is_some());
         assert!(!arena.check_utf8(0..usize::MAX));
+    }
+
+    #[test]
+    fn a_part_of_the_chunk_is_viewed_where_it_lies() {
+        let text = "..some parts of a text, the last one at its end";
+        let chunk = Buffer::from(text.as_bytes());
+        let inside = std::str::from_utf8(chunk.as_slice()).unwrap();
+        let mut arena = Arena::new(chunk.clone());
+        let ranges = [0..0, 2..6, 2..14, 2..15, 7..40, 40..47, 46..47, 47..47];
+        let mut views: Vec<_> = ranges.iter().map(|range| arena.view_of(&inside[range.clone()])).collect();
+        let elsewhere = String::from("a text of its own");
+        views.push(arena.view_of(&elsewhere));
+        let array = arena.finish().string_view_array(views, None);
+        for (range, found) in ranges.iter().zip(array.iter().flatten()) {
+            assert_eq!(found, &text[range.clone()]);
+        }
+        assert_eq!(array.value(4).as_ptr(), inside[7..].as_ptr());
+        assert_eq!(array.value(8), elsewhere);
+        array.to_data().validate_full().unwrap();
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Two ways, chosen by the batch's [`Layout`]: `value` writes columns by their Arrow type; `splice` passes the original
 //! on and changes only the members that the pipeline changed. `scan` finds the members.
 
+mod scalar;
 pub(crate) mod scan;
 mod splice;
 mod value;
@@ -12,7 +13,11 @@ use std::cell::RefCell;
 use logdrive_schemas::{Batch, Layout};
 
 use self::splice::{Scratch, Splicer};
-use self::value::{ValueWriter, member_prefix};
+use self::value::MemberWriter;
+
+/// The value of [`TYPE_KEY`](logdrive_schemas::schema::TYPE_KEY) by which a decoder marks a text column that holds one
+/// line of valid JSON in every row: its text is written as it is.
+pub(crate) const JSON_TEXT: &str = "json";
 
 /// Writes the rows of one batch as JSON documents, as the batch's [`Layout`] says. Each document is one line.
 ///
@@ -31,7 +36,7 @@ pub struct Documents<'a> {
 }
 
 enum Kind<'a> {
-    Columns(Vec<(Vec<u8>, ValueWriter<'a>)>),
+    Columns(Vec<MemberWriter<'a>>),
     Original,
     Spliced(Splicer<'a>, RefCell<Scratch>),
 }
@@ -47,7 +52,7 @@ impl<'a> Documents<'a> {
                     .fields()
                     .iter()
                     .zip(batch.rows().columns())
-                    .map(|(field, column)| (member_prefix(field.name()), ValueWriter::new(column.as_ref())))
+                    .map(|(field, column)| MemberWriter::new(field, column.as_ref()))
                     .collect(),
             ),
             Layout::Original(edits) if edits.is_empty() => Kind::Original,

@@ -90,11 +90,11 @@ impl<'a> Splicer<'a> {
                 Edit::Rename { from, to } if from == to => continue,
                 Edit::Rename { from, to } => Op::Rename { from: this.name(from), to: this.name(to) },
                 Edit::Set { key } => {
-                    let column =
-                        final_name(key, &edits[idx + 1..]).and_then(|name| rows.column_by_name(name));
+                    let column = final_name(key, &edits[idx + 1..])
+                        .and_then(|name| rows.schema_ref().column_with_name(name));
                     // Without a column the value is gone by the end, so it never matters.
-                    let Some(column) = column else { continue };
-                    this.writers.push(ValueWriter::new(column.as_ref()));
+                    let Some((at, field)) = column else { continue };
+                    this.writers.push(ValueWriter::of_field(field, rows.column(at).as_ref()));
                     Op::Set { name: this.name(key), column: this.writers.len() - 1 }
                 }
             };

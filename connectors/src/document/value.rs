@@ -5,6 +5,11 @@
 
 use std::io::Write as _;
 
+use super::JSON_TEXT;
+use super::scalar::{
+    Piece, SECONDS_PER_DAY, write_base64, write_date, write_decimal, write_json, write_signed, write_text,
+    write_timestamp, write_unsigned,
+};
 use arrow::array::types::{
     Date32Type, Date64Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
     Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
@@ -12,13 +17,9 @@ use arrow::array::types::{
 };
 use arrow::array::{Array, AsArray, BinaryViewArray, BooleanArray, FixedSizeBinaryArray, StringViewArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
-
-const SECONDS_PER_DAY: i64 = 86_400;
+use logdrive_schemas::schema::TYPE_KEY;
 
 /// Writes the values of one column.
 pub(super) struct ValueWriter<'a> {
@@ -44,12 +45,14 @@ enum Kind<'a> {
     Int16(&'a [i16]),
     Int32(&'a [i32]),
     Int64(&'a [i64]),
+    /// Text that is JSON.
+    Json(&'a StringViewArray),
     LargeBinary(&'a [i64], &'a [u8]),
     LargeList(&'a [i64], Box<ValueWriter<'a>>),
     LargeUtf8(&'a [i64], &'a [u8]),
     List(&'a [i32], Box<ValueWriter<'a>>),
     Null,
-    Struct(Vec<(Vec<u8>, ValueWriter<'a>)>),
+    Struct(Vec<MemberWriter<'a>>),
     /// Ticks, and how many of them a second has.
     Timestamp(&'a [i64], i64),
     UInt8(&'a [u8]),
@@ -69,24 +72,38 @@ enum Quotes {
 /// `"name":`, as it stands before a member's value.
 pub(super) fn member_prefix(name: &str) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(name.len() + 3);
-    write_json(name, &mut prefix);
+    write_text(name, &mut prefix);
     prefix.push(b':');
     prefix
 }
 
-/// Appends an object of `members` (see [`member_prefix`]) at row `idx`, without those that are null.
-pub(super) fn write_object(members: &[(Vec<u8>, ValueWriter<'_>)], idx: usize, out: &mut Vec<u8>) {
+/// A member of an object: `,"name":`, and its values.
+pub(super) struct MemberWriter<'a> {
+    prefix: Piece,
+    values: ValueWriter<'a>,
+}
+
+impl<'a> MemberWriter<'a> {
+    /// Finds out how to write the member that the column `array` of `field` is.
+    pub(super) fn new(field: &Field, array: &'a dyn Array) -> Self {
+        let mut prefix = vec![b','];
+        prefix.extend(member_prefix(field.name()));
+        Self { prefix: Piece::new(prefix), values: ValueWriter::of_field(field, array) }
+    }
+}
+
+/// Appends an object of `members` at row `idx`, without those that are null.
+#[inline]
+pub(super) fn write_object(members: &[MemberWriter<'_>], idx: usize, out: &mut Vec<u8>) {
     out.push(b'{');
-    let start = out.len();
-    for (prefix, writer) in members {
-        if writer.is_null(idx) {
-            continue;
-        }
-        if out.len() > start {
-            out.push(b',');
-        }
-        out.extend_from_slice(prefix);
-        writer.write(idx, out);
+    let mut rest = members.iter().filter(|member| !member.values.is_null(idx));
+    if let Some(first) = rest.next() {
+        out.extend_from_slice(&first.prefix.as_slice()[1..]);
+        first.values.write_valid(idx, out);
+    }
+    for member in rest {
+        member.prefix.write(out);
+        member.values.write_valid(idx, out);
     }
     out.push(b'}');
 }
@@ -95,6 +112,16 @@ impl<'a> ValueWriter<'a> {
     /// Finds out how to write the values of `array`.
     pub(super) fn new(array: &'a dyn Array) -> Self {
         Self { nulls: array.logical_nulls(), kind: Kind::new(array) }
+    }
+
+    /// The same for the column of a field, which may be marked as JSON text.
+    pub(super) fn of_field(field: &Field, array: &'a dyn Array) -> Self {
+        match (field.metadata().get(TYPE_KEY), array.as_string_view_opt()) {
+            (Some(marked), Some(texts)) if marked == JSON_TEXT => {
+                Self { nulls: array.logical_nulls(), kind: Kind::Json(texts) }
+            }
+            _ => Self::new(array),
+        }
     }
 
     /// Whether row `idx` is null.
@@ -106,8 +133,14 @@ impl<'a> ValueWriter<'a> {
     pub(super) fn write(&self, idx: usize, out: &mut Vec<u8>) {
         if self.is_null(idx) {
             out.extend_from_slice(b"null");
-            return;
+        } else {
+            self.write_valid(idx, out);
         }
+    }
+
+    /// Appends the value at row `idx`, which is not null.
+    #[inline]
+    fn write_valid(&self, idx: usize, out: &mut Vec<u8>) {
         match &self.kind {
             Kind::Binary(offsets, bytes) => {
                 write_base64(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
@@ -122,10 +155,11 @@ impl<'a> ValueWriter<'a> {
             Kind::Float32(values) => write_json(&values[idx], out),
             Kind::Float64(values) => write_json(&values[idx], out),
             Kind::Formatted(array, quotes) => write_formatted(*array, idx, *quotes, out),
-            Kind::Int8(values) => write_json(&values[idx], out),
-            Kind::Int16(values) => write_json(&values[idx], out),
-            Kind::Int32(values) => write_json(&values[idx], out),
-            Kind::Int64(values) => write_json(&values[idx], out),
+            Kind::Int8(values) => write_signed(i64::from(values[idx]), out),
+            Kind::Int16(values) => write_signed(i64::from(values[idx]), out),
+            Kind::Int32(values) => write_signed(i64::from(values[idx]), out),
+            Kind::Int64(values) => write_signed(values[idx], out),
+            Kind::Json(array) => out.extend_from_slice(array.value(idx).as_bytes()),
             Kind::LargeBinary(offsets, bytes) => {
                 write_base64(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
             }
@@ -133,7 +167,7 @@ impl<'a> ValueWriter<'a> {
                 write_list(items, offsets[idx] as usize..offsets[idx + 1] as usize, out);
             }
             Kind::LargeUtf8(offsets, bytes) => {
-                write_text(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
+                write_bytes(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
             }
             Kind::List(offsets, items) => {
                 write_list(items, offsets[idx] as usize..offsets[idx + 1] as usize, out);
@@ -141,14 +175,14 @@ impl<'a> ValueWriter<'a> {
             Kind::Null => out.extend_from_slice(b"null"),
             Kind::Struct(members) => write_object(members, idx, out),
             Kind::Timestamp(ticks, per_second) => write_timestamp(ticks[idx], *per_second, out),
-            Kind::UInt8(values) => write_json(&values[idx], out),
-            Kind::UInt16(values) => write_json(&values[idx], out),
-            Kind::UInt32(values) => write_json(&values[idx], out),
-            Kind::UInt64(values) => write_json(&values[idx], out),
+            Kind::UInt8(values) => write_unsigned(u64::from(values[idx]), out),
+            Kind::UInt16(values) => write_unsigned(u64::from(values[idx]), out),
+            Kind::UInt32(values) => write_unsigned(u64::from(values[idx]), out),
+            Kind::UInt64(values) => write_unsigned(values[idx], out),
             Kind::Utf8(offsets, bytes) => {
-                write_text(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
+                write_bytes(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
             }
-            Kind::Utf8View(array) => write_json(array.value(idx), out),
+            Kind::Utf8View(array) => write_text(array.value(idx), out),
         }
     }
 }
@@ -203,7 +237,7 @@ impl<'a> Kind<'a> {
                 fields
                     .iter()
                     .zip(array.as_struct().columns())
-                    .map(|(field, column)| (member_prefix(field.name()), ValueWriter::new(column.as_ref())))
+                    .map(|(field, column)| MemberWriter::new(field, column.as_ref()))
                     .collect(),
             ),
             DataType::Timestamp(unit, _) => Self::timestamp(array, *unit),
@@ -239,14 +273,9 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// Appends what serde makes of `value`.
-fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, value).expect("scalars serialise, and writing to memory cannot fail");
-}
-
 /// Appends text of an Arrow string array.
-fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
-    write_json(std::str::from_utf8(bytes).expect("Arrow strings are UTF-8"), out);
+fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_text(std::str::from_utf8(bytes).expect("Arrow strings are UTF-8"), out);
 }
 
 /// Appends a value as Arrow displays it; null if it cannot.
@@ -270,104 +299,4 @@ fn write_list(items: &ValueWriter<'_>, range: std::ops::Range<usize>, out: &mut 
         items.write(idx, out);
     }
     out.push(b']');
-}
-
-fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    let start = out.len();
-    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let n = STANDARD.encode_slice(bytes, &mut out[start..]).expect("four bytes for every three");
-    out.truncate(start + n);
-    out.push(b'"');
-}
-
-/// Appends `value × 10^-scale` with all digits of the scale.
-fn write_decimal(value: i128, scale: i8, out: &mut Vec<u8>) {
-    if value < 0 {
-        out.push(b'-');
-    }
-    let mut digits = [b'0'; 40];
-    let mut begin = digits.len();
-    let mut rest = value.unsigned_abs();
-    while rest > 0 {
-        begin -= 1;
-        digits[begin] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    let digits = &digits[begin..];
-    let n_fraction = usize::try_from(scale).unwrap_or(0);
-    let n_whole = digits.len().saturating_sub(n_fraction);
-    out.extend_from_slice(if n_whole == 0 { b"0" } else { &digits[..n_whole] });
-    if n_fraction > 0 {
-        out.push(b'.');
-        out.extend(std::iter::repeat_n(b'0', n_fraction - (digits.len() - n_whole)));
-        out.extend_from_slice(&digits[n_whole..]);
-    } else if value != 0 {
-        out.extend(std::iter::repeat_n(b'0', usize::from(scale.unsigned_abs())));
-    }
-}
-
-/// Appends `"2024-01-02T03:04:05.25Z"`.
-fn write_timestamp(ticks: i64, per_second: i64, out: &mut Vec<u8>) {
-    let (seconds, fraction) = (ticks.div_euclid(per_second), ticks.rem_euclid(per_second));
-    let (days, second) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
-    out.push(b'"');
-    write_civil(days, out);
-    out.push(b'T');
-    write_digits(second / 3600, 2, out);
-    out.push(b':');
-    write_digits(second / 60 % 60, 2, out);
-    out.push(b':');
-    write_digits(second % 60, 2, out);
-    if fraction > 0 {
-        out.push(b'.');
-        write_digits(fraction, per_second.ilog10() as usize, out);
-        while out.last() == Some(&b'0') {
-            out.pop();
-        }
-    }
-    out.extend_from_slice(b"Z\"");
-}
-
-fn write_date(days: i64, out: &mut Vec<u8>) {
-    out.push(b'"');
-    write_civil(days, out);
-    out.push(b'"');
-}
-
-/// Appends the day of the proleptic Gregorian calendar; years outside 0 to 9999 have a sign and at least six digits,
-/// as ISO 8601 wants it.
-fn write_civil(days: i64, out: &mut Vec<u8>) {
-    // Years begin in March, so that the leap day is a year's last; an era is 400 of them.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    if (0..=9999).contains(&year) {
-        write_digits(year, 4, out);
-    } else {
-        out.push(if year < 0 { b'-' } else { b'+' });
-        write_digits(year.abs(), 6, out);
-    }
-    out.push(b'-');
-    write_digits(month, 2, out);
-    out.push(b'-');
-    write_digits(day, 2, out);
-}
-
-/// Appends a number that is not negative with at least `n_digits` digits.
-fn write_digits(value: i64, n_digits: usize, out: &mut Vec<u8>) {
-    let mut digits = [b'0'; 20];
-    let mut begin = digits.len();
-    let mut rest = value;
-    while rest > 0 || digits.len() - begin < n_digits {
-        begin -= 1;
-        digits[begin] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    out.extend_from_slice(&digits[begin..]);
 }

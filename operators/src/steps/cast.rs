@@ -73,7 +73,8 @@ impl StepConfig for Cast {
     }
 }
 
-fn unknown_type(name: &str, place: &Node) -> ConfigError {
+/// `name` is no type.
+pub(super) fn unknown_type(name: &str, place: &Node) -> ConfigError {
     ConfigError::new("config::unknown_type", place.span, format!("unknown type `{name}`")).with_help(
         match nearest(name, TYPE_NAMES) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -95,27 +96,36 @@ struct Conversion {
 }
 
 impl Conversion {
-    /// The values converted; null where that is impossible.
     fn values(&self, column: &ArrayRef) -> ArrayRef {
-        let options = CastOptions { safe: true, ..CastOptions::default() };
-        // Some conversions fail as a whole although told not to; then no value fits.
-        let values = cast_with_options(column, &offset_zero(&self.to), &options)
-            .unwrap_or_else(|_| new_null_array(&self.to, column.len()));
-        if !self.is_ip {
-            return in_zone(values, "UTC");
-        }
-        let addresses = values.as_string_view().iter();
-        let valid = addresses.map(|text| text.filter(|text| text.parse::<IpAddr>().is_ok()));
-        Arc::new(valid.collect::<StringViewArray>())
+        converted(column, &self.to, self.is_ip)
     }
 
     fn reject(&self, idx: usize, column: &ArrayRef) -> Reject {
-        let options = FormatOptions::default().with_display_error(true);
-        let text = ArrayFormatter::try_new(column, &options)
-            .map_or_else(|_| "value".into(), |formatter| formatter.value(idx).to_string());
-        let text: String = text.chars().take(80).collect();
-        Reject { idx, reason: format!("cast_failed: `{}` is no {}: {text}", self.name, self.type_name) }
+        cast_failed(&self.name, &self.type_name, idx, column)
     }
+}
+
+/// The values of `column` as `to`, addresses if `is_ip`; null where that is impossible.
+pub(super) fn converted(column: &ArrayRef, to: &DataType, is_ip: bool) -> ArrayRef {
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    // Some conversions fail as a whole although told not to; then no value fits.
+    let values = cast_with_options(column, &offset_zero(to), &options)
+        .unwrap_or_else(|_| new_null_array(to, column.len()));
+    if !is_ip {
+        return in_zone(values, "UTC");
+    }
+    let addresses = values.as_string_view().iter();
+    let valid = addresses.map(|text| text.filter(|text| text.parse::<IpAddr>().is_ok()));
+    Arc::new(valid.collect::<StringViewArray>())
+}
+
+/// The reject for a value of `column` that [`converted`] made null.
+pub(super) fn cast_failed(name: &str, type_name: &str, idx: usize, column: &ArrayRef) -> Reject {
+    let options = FormatOptions::default().with_display_error(true);
+    let text = ArrayFormatter::try_new(column, &options)
+        .map_or_else(|_| "value".into(), |formatter| formatter.value(idx).to_string());
+    let text: String = text.chars().take(80).collect();
+    Reject { idx, reason: format!("cast_failed: `{name}` is no {type_name}: {text}") }
 }
 
 /// Arrow reads and writes text of times in UTC only if the zone is called by its offset.

@@ -6,6 +6,7 @@ pub mod edit;
 pub mod geoip;
 pub mod keep;
 pub mod lookup;
+pub mod regex;
 pub mod remove;
 pub mod rename;
 pub mod set;
@@ -27,6 +28,7 @@ pub const STEPS: &[StepEntry] = &[
     StepEntry::of::<remove::Remove>(),
     StepEntry::of::<keep::Keep>(),
     StepEntry::of::<cast::Cast>(),
+    StepEntry::of::<regex::Regex>(),
     StepEntry::of::<geoip::Geoip>(),
     StepEntry::of::<lookup::Lookup>(),
 ];

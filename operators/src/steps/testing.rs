@@ -108,6 +108,7 @@ fn every_example_is_planned() {
         ("1000.0", int(&[None])),
         ("ip", text(&[None])),
         ("tenant", text(&[None])),
+        ("message", text(&[None])),
     ]);
     for step in STEPS {
         if !step.example.contains("<>") {
