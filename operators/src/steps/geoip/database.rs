@@ -50,6 +50,16 @@ impl Database {
         }
     }
 
+    /// Where the database keeps what it knows about an address: the same for all addresses of a network, and often of
+    /// many networks.
+    #[must_use]
+    pub fn place(&self, address: IpAddr) -> Option<usize> {
+        match self {
+            Self::Csv(networks) => networks.place(address),
+            Self::MaxMind(reader) => reader.lookup(address).ok()?.offset(),
+        }
+    }
+
     /// What is known about an address. What is broken inside a database counts as unknown.
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<Arc<GeoRecord>> {
@@ -202,13 +212,20 @@ impl Networks {
         Ok(Self { v4: flatten(v4)?, v6: flatten(v6)?, fields })
     }
 
-    fn lookup(&self, address: IpAddr) -> Option<Arc<GeoRecord>> {
-        let (ranges, address) = match address {
-            IpAddr::V4(address) => (&self.v4, u128::from(u32::from(address))),
-            IpAddr::V6(address) => (&self.v6, u128::from(address)),
+    /// The number of the address's range; those of IPv6 come behind those of IPv4.
+    fn place(&self, address: IpAddr) -> Option<usize> {
+        let (ranges, offset, address) = match address {
+            IpAddr::V4(address) => (&self.v4, 0, u128::from(u32::from(address))),
+            IpAddr::V6(address) => (&self.v6, self.v4.len(), u128::from(address)),
         };
         let behind = ranges.partition_point(|(first, _)| *first <= address);
-        ranges.get(behind.checked_sub(1)?)?.1.clone()
+        behind.checked_sub(1).map(|idx| offset + idx)
+    }
+
+    fn lookup(&self, address: IpAddr) -> Option<Arc<GeoRecord>> {
+        let place = self.place(address)?;
+        let range = self.v4.get(place).or_else(|| self.v6.get(place - self.v4.len()))?;
+        range.1.clone()
     }
 }
 

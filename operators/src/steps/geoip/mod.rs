@@ -3,11 +3,11 @@
 mod columns;
 mod database;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use ahash::HashMap;
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::DataType;
@@ -156,16 +156,17 @@ impl Step for GeoipStep {
 }
 
 impl GeoipStep {
-    /// The struct for each address. Each distinct address is looked up once.
+    /// The struct for each address. What is at a place of the database is decoded once, not once per address.
     fn locate(&mut self, addresses: &ArrayRef) -> ArrayRef {
         // Index 0 is for what is not known.
         let mut records: Vec<Option<Arc<GeoRecord>>> = vec![None];
-        let mut idx_of_address: HashMap<IpAddr, u32> = HashMap::new();
+        let mut idx_of_place: HashMap<usize, u32> = HashMap::default();
         let mut idx_of = |text: Option<&str>| {
             let Some(address) = text.and_then(|text| text.trim().parse::<IpAddr>().ok()) else { return 0 };
             let address = address.to_canonical();
-            *idx_of_address.entry(address).or_insert_with(|| {
-                match self.known.get(address, || self.database.lookup(address)) {
+            let Some(place) = self.database.place(address) else { return 0 };
+            *idx_of_place.entry(place).or_insert_with(|| {
+                match self.known.get(place, || self.database.lookup(address)) {
                     None => 0,
                     known => {
                         records.push(known);
@@ -183,11 +184,11 @@ impl GeoipStep {
     }
 }
 
-/// Addresses that were looked up, in two generations: when the younger is full, the older is forgotten.
+/// Places that were decoded, in two generations: when the younger is full, the older is forgotten.
 #[derive(Default)]
 struct Known {
-    young: HashMap<IpAddr, Option<Arc<GeoRecord>>>,
-    old: HashMap<IpAddr, Option<Arc<GeoRecord>>>,
+    young: HashMap<usize, Option<Arc<GeoRecord>>>,
+    old: HashMap<usize, Option<Arc<GeoRecord>>>,
 }
 
 impl Known {
@@ -195,17 +196,17 @@ impl Known {
 
     fn get(
         &mut self,
-        address: IpAddr,
-        look_up: impl FnOnce() -> Option<Arc<GeoRecord>>,
+        place: usize,
+        decode: impl FnOnce() -> Option<Arc<GeoRecord>>,
     ) -> Option<Arc<GeoRecord>> {
-        if let Some(known) = self.young.get(&address) {
+        if let Some(known) = self.young.get(&place) {
             return known.clone();
         }
-        let record = self.old.remove(&address).unwrap_or_else(look_up);
+        let record = self.old.remove(&place).unwrap_or_else(decode);
         if self.young.len() >= Self::GENERATION_MAX {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(address, record.clone());
+        self.young.insert(place, record.clone());
         record
     }
 }
