@@ -14,17 +14,13 @@ test *filter:
 golden:
     INSTA_UPDATE=always cargo test -p logdrive --test config_errors
 
-# Fuzz one target: json, config, buffer or bulk. Needs cargo-fuzz and a nightly compiler.
+# Fuzz one target: json, access_log, syslog, config, buffer or bulk. Needs cargo-fuzz and a nightly compiler.
 fuzz target *args:
     cargo +nightly fuzz run {{target}} --fuzz-dir benches/fuzz {{args}}
 
 # How fast lines become columns, beside simd-json's tape and a newline scan.
 bench-decode:
     cargo bench -p logdrive-benches --bench decode
-
-# What an event costs from a socket through the pipeline, beside the floors.
-bench-pipeline:
-    cargo bench -p logdrive --bench pipeline
 
 # Instruction counts of the hot kernels against the committed ones; `just guard --update` commits to new ones.
 guard *args:
