@@ -53,7 +53,9 @@ impl Frames {
     /// Whether they may be written directly at this place in the file.
     pub(super) fn fit_directly(&self, at: u64) -> bool {
         let frames = self.as_slice();
-        at % BLOCK as u64 == 0 && frames.len() % BLOCK == 0 && frames.as_ptr().align_offset(BLOCK) == 0
+        at.is_multiple_of(BLOCK as u64)
+            && frames.len().is_multiple_of(BLOCK)
+            && frames.as_ptr().align_offset(BLOCK) == 0
     }
 }
 
@@ -75,7 +77,7 @@ mod tests {
                 frame::write(frames.buffer(), 9, (5, 5, 1), |out| out.resize(out.len() + body, 1));
                 frames.pad(9, (6, 5), at);
                 assert_eq!((at + frames.as_slice().len() as u64) % BLOCK as u64, 0);
-                assert_eq!(frames.fit_directly(at), at % BLOCK as u64 == 0);
+                assert_eq!(frames.fit_directly(at), at.is_multiple_of(BLOCK as u64));
                 let first = frame::read(frames.as_slice(), 0, Some(9)).unwrap();
                 let padding = frame::read(frames.as_slice(), first.body.end, Some(9)).unwrap();
                 assert_eq!((padding.first, padding.group, padding.count), (6, 5, 0));
