@@ -292,6 +292,33 @@ fn a_dead_sink_gets_its_rows_also_after_a_restart() {
     dead_beside_live(true);
 }
 
+#[test]
+fn a_connection_that_breaks_ends_nothing_but_itself() {
+    let (port, far) = (free_port(), free_port());
+    let lab = Lab::new(&format!(
+        r#"
+sources: {{ in: {{ type: tcp, listen: "127.0.0.1:{port}", schema: {{ fields: {{ n: int64 }} }} }} }}
+sinks: {{ out: {{ type: tcp, from: [in], endpoint: "127.0.0.1:{far}" }} }}
+"#
+    ));
+    let listener = TcpListener::bind(("127.0.0.1", far)).unwrap();
+    let pipeline = lab.run();
+    let mut sent = numbered(0..200_000);
+    send(port, &sent);
+    // Closed with much of it unread: whoever writes on gets an error, and a signal if nobody prevents that.
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    drop((stream, listener));
+    let collector = Collector::listen(far);
+    until("every row arrives at the next connection", || collector.lines().len() >= sent.len());
+    pipeline.stop();
+    let mut arrived = collector.lines();
+    arrived.sort_unstable();
+    arrived.dedup();
+    sent.sort_unstable();
+    assert!(arrived == sent, "{} of {} arrived", arrived.len(), sent.len());
+}
+
 /// Answers every request with a status, from now on.
 fn answer_all(port: u16, status: &'static str) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
