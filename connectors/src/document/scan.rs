@@ -6,8 +6,6 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use memchr::memchr2;
-
 /// The first position from `pos` on that is no JSON white space.
 #[inline]
 pub(crate) fn skip_space(text: &[u8], mut pos: usize) -> usize {
@@ -17,17 +15,40 @@ pub(crate) fn skip_space(text: &[u8], mut pos: usize) -> usize {
     pos
 }
 
-/// The position behind the string whose opening quote is at `pos`.
+/// The position behind the string whose opening quote is at `pos`. Most strings are short, so eight bytes are looked at
+/// at once, without a call.
 #[inline]
 pub(crate) fn string_end(text: &[u8], pos: usize) -> usize {
     let mut at = pos + 1;
-    loop {
-        match text.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-            None => return text.len(),
-            Some(n) if text[at + n] == b'"' => return at + n + 1,
-            Some(n) => at += n + 2,
+    while let Some(word) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        let stops = zeros(word ^ (LOW * b'"' as u64)) | zeros(word ^ (LOW * b'\\' as u64));
+        if stops == 0 {
+            at += 8;
+            continue;
+        }
+        at += (stops.trailing_zeros() / 8) as usize;
+        if text[at] == b'"' {
+            return at + 1;
+        }
+        at += 2;
+    }
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
         }
     }
+    text.len()
+}
+
+const LOW: u64 = 0x0101_0101_0101_0101;
+
+/// The high bit of each byte that is zero, exact up to the first such byte.
+#[inline]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(LOW) & !word & (LOW << 7)
 }
 
 /// The position behind the value that starts at `pos`.
@@ -74,45 +95,19 @@ pub(crate) fn value_of_key(text: &[u8], key: usize) -> usize {
     skip_space(text, (colon + 1).min(text.len()))
 }
 
-/// One member of an object, as positions in the text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
-    /// The key with its quotes.
-    pub(crate) key: Range<usize>,
-    /// The value.
-    pub(crate) value: Range<usize>,
+/// The value behind the key that ends at `key_end`.
+#[inline]
+pub(crate) fn value_behind_key(text: &[u8], key_end: usize) -> Range<usize> {
+    let colon = skip_space(text, key_end);
+    let value = skip_space(text, (colon + 1).min(text.len()));
+    value..value_end(text, value)
 }
 
-/// The members of the object that starts at `pos`, in order.
-pub(crate) fn members(text: &[u8], pos: usize) -> Members<'_> {
-    Members { text, pos: if text.get(pos) == Some(&b'{') { pos + 1 } else { text.len() } }
-}
-
-/// See [`members`].
-pub(crate) struct Members<'a> {
-    text: &'a [u8],
-    pos: usize,
-}
-
-impl Iterator for Members<'_> {
-    type Item = Member;
-
-    #[inline]
-    fn next(&mut self) -> Option<Member> {
-        let key = skip_space(self.text, self.pos);
-        if self.text.get(key) != Some(&b'"') {
-            return None;
-        }
-        let key_end = string_end(self.text, key);
-        let colon = skip_space(self.text, key_end);
-        let value = skip_space(self.text, (colon + 1).min(self.text.len()));
-        let value_end = value_end(self.text, value);
-        self.pos = skip_space(self.text, value_end);
-        if self.text.get(self.pos) == Some(&b',') {
-            self.pos += 1;
-        }
-        Some(Member { key: key..key_end, value: value..value_end })
-    }
+/// The position behind the comma that follows a value, if one does.
+#[inline]
+pub(crate) fn behind_comma(text: &[u8], value_end: usize) -> usize {
+    let comma = skip_space(text, value_end);
+    comma + usize::from(text.get(comma) == Some(&b','))
 }
 
 /// The positions at which the elements of the array that starts at `pos` begin.
@@ -123,10 +118,7 @@ pub(crate) fn elements(text: &[u8], pos: usize) -> impl Iterator<Item = usize> {
         if matches!(text.get(element), None | Some(b']' | b'}')) {
             return None;
         }
-        at = skip_space(text, value_end(text, element));
-        if text.get(at) == Some(&b',') {
-            at += 1;
-        }
+        at = behind_comma(text, value_end(text, element));
         Some(element)
     })
 }
@@ -149,9 +141,23 @@ mod tests {
 
     use super::*;
 
+    /// Keys and values of the object at the start of the text.
+    fn members(text: &[u8]) -> Vec<(Range<usize>, Range<usize>)> {
+        let mut found = Vec::new();
+        let mut key = if text.first() == Some(&b'{') { skip_space(text, 1) } else { text.len() };
+        while text.get(key) == Some(&b'"') {
+            let key_end = string_end(text, key);
+            let value = value_behind_key(text, key_end);
+            let behind = skip_space(text, behind_comma(text, value.end));
+            found.push((key..key_end, value));
+            key = behind;
+        }
+        found
+    }
+
     fn check(text: &str, expect: &[(&str, &str)]) {
         let found: Vec<_> =
-            members(text.as_bytes(), 0).map(|m| (&text[m.key], &text[m.value])).collect::<Vec<_>>();
+            members(text.as_bytes()).into_iter().map(|(key, value)| (&text[key], &text[value])).collect();
         assert_eq!(found, expect, "{text}");
     }
 
@@ -164,6 +170,16 @@ mod tests {
             "{ \"a\" : [1, \"]\"] ,\n\"b\\\"\":{\"c\":\"\\\\\"} , \"d\":null }",
             &[("\"a\"", "[1, \"]\"]"), ("\"b\\\"\"", "{\"c\":\"\\\\\"}"), ("\"d\"", "null")],
         );
+    }
+
+    #[test]
+    fn strings_end_at_their_quote_whatever_their_length_and_escapes() {
+        for n in 0..40 {
+            for escape in ["", "\\\"", "\\\\", "\\u0041"] {
+                let text = format!("\"{}{escape}{}\",1", "a".repeat(n), "\u{e9}".repeat(n % 7));
+                assert_eq!(string_end(text.as_bytes(), 0), text.len() - 2, "{text}");
+            }
+        }
     }
 
     #[test]
@@ -185,7 +201,7 @@ mod tests {
         fn any_bytes_are_safe(text in prop::collection::vec(prop::sample::select(b"{}[]\",:\\ a1\n".to_vec()), 0..64), pos in 0_usize..70) {
             prop_assert!(value_end(&text, pos) <= text.len());
             prop_assert!(value_of_key(&text, pos) <= text.len().max(pos));
-            prop_assert!(members(&text, pos).all(|m| m.value.end <= text.len() && m.value.start <= m.value.end));
+            prop_assert!(members(&text).iter().all(|(_, value)| value.end <= text.len() && value.start <= value.end));
             prop_assert!(elements(&text, pos).all(|p| p < text.len()));
         }
     }

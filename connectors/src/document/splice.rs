@@ -12,7 +12,7 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 use logdrive_schemas::Edit;
 
-use super::scan::{self, Member};
+use super::scan;
 use super::value::{ValueWriter, member_prefix};
 use super::write_line;
 
@@ -121,9 +121,12 @@ impl<'a> Splicer<'a> {
             return write_line(original, out);
         }
         scratch.entries.clear();
-        for (ordinal, Member { key, value }) in scan::members(original, open).enumerate() {
-            let name = self.name_of(&original[key.clone()], ordinal, &mut scratch.shape);
-            let range = key.start..value.end;
+        let mut key = scan::skip_space(original, open + 1);
+        while original.get(key) == Some(&b'"') {
+            let (key_end, name) = self.key_at(original, key, scratch.entries.len(), &mut scratch.shape);
+            let value = scan::value_behind_key(original, key_end);
+            let range = key..value.end;
+            key = scan::skip_space(original, scan::behind_comma(original, value.end));
             scratch.entries.push(Entry { name, value: Value::Original(value), own_key: true, range });
         }
         let mut changed = false;
@@ -137,18 +140,32 @@ impl<'a> Splicer<'a> {
         }
     }
 
-    /// The name of a key of the original, if an edit names it.
-    fn name_of(
+    /// The end of the key of the original that begins at `at`, and its name if an edit names it. It is most often that
+    /// of the previous original.
+    #[inline]
+    fn key_at(
+        &self,
+        original: &[u8],
+        at: usize,
+        ordinal: usize,
+        shape: &mut Vec<(Box<[u8]>, Option<NameIdx>)>,
+    ) -> (usize, Option<NameIdx>) {
+        if let Some((expected, name)) = shape.get(ordinal)
+            && original[at..].starts_with(expected)
+        {
+            return (at + expected.len(), *name);
+        }
+        let end = scan::string_end(original, at);
+        (end, self.learn_name(&original[at..end], ordinal, shape))
+    }
+
+    #[inline(never)]
+    fn learn_name(
         &self,
         key: &[u8],
         ordinal: usize,
         shape: &mut Vec<(Box<[u8]>, Option<NameIdx>)>,
     ) -> Option<NameIdx> {
-        if let Some((expected, name)) = shape.get(ordinal)
-            && **expected == *key
-        {
-            return *name;
-        }
         let text = scan::key_text(key);
         let name = std::str::from_utf8(&text).ok().and_then(|text| self.names.get(text)).copied();
         if ordinal < SHAPE_MEMBERS_MAX && key.len() <= SHAPE_KEY_BYTES_MAX {
