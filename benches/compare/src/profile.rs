@@ -143,7 +143,7 @@ fn record(pid: u32, samples: &std::path::Path) -> Result<Child> {
 
 /// Lets `perf` write what it has.
 fn stop(perf: &mut Child) -> Result<()> {
-    Command::new("kill").args(["-INT", &perf.id().to_string()]).status()?;
+    Command::new("sh").args(["-c", &format!("kill -INT {}", perf.id())]).status()?;
     perf.wait()?;
     Ok(())
 }

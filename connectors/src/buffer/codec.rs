@@ -10,10 +10,11 @@ use arrow::array::{
     Array, ArrayData, ArrayRef, BinaryViewArray, RecordBatch, RecordBatchOptions, StringViewArray,
     UInt32Array, UInt64Array, make_array,
 };
+use arrow::buffer::Buffer;
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use logdrive_schemas::{Batch, Layout, Origin, Partition};
 use serde::{Deserialize, Serialize};
@@ -83,8 +84,9 @@ pub fn encode(batch: &Batch) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// If the bytes are anything else.
 pub fn decode(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let mut reader = StreamReader::try_new(bytes, None)?;
-    let rows = reader.next().ok_or(CodecError::Foreign("it has no rows"))??;
+    // Not the reader of streams: that one makes room for whatever length damaged bytes name.
+    let rows = StreamDecoder::new().decode(&mut Buffer::from(bytes))?;
+    let rows = rows.ok_or(CodecError::Foreign("it has no rows"))?;
     let n_columns = rows.num_columns().checked_sub(2).ok_or(CodecError::Foreign("columns are missing"))?;
     let mut metadata = rows.schema().metadata().clone();
     let mut member = |key| metadata.remove(key).ok_or(CodecError::Foreign("its schema has no origin"));
@@ -154,10 +156,16 @@ mod tests {
         ArrayBuilder, BinaryViewBuilder, BooleanArray, Decimal128Array, Float64Array, Int64Array,
         ListBuilder, StringViewBuilder, StructArray, TimestampMicrosecondArray,
     };
-    use arrow::buffer::Buffer;
     use logdrive_schemas::{Edit, FieldType};
 
     use super::*;
+
+    #[test]
+    fn lengths_that_damaged_bytes_name_are_not_believed() {
+        for bytes in [&b"\n\n++"[..], b"\xff\xff\xff\xff\xf0\xff\xff\x7f....", b"", b"\0\0\0\0"] {
+            assert!(decode(bytes).is_err(), "{bytes:?}");
+        }
+    }
 
     /// `n` rows of every column type, their strings views into one large buffer.
     fn batch(n: usize) -> Batch {
