@@ -42,6 +42,14 @@ impl Component {
         command.status().is_ok_and(|status| status.success())
     }
 
+    /// Otherwise the server makes no index on a disk that is nearly full, and everybody waits for ever.
+    async fn use_a_full_disk(&self) {
+        let url = format!("http://127.0.0.1:{}/_cluster/settings", self.port);
+        let settings = r#"{"persistent":{"cluster.routing.allocation.disk.threshold_enabled":false}}"#;
+        let request = reqwest::Client::new().put(url).header("content-type", "application/json");
+        assert!(request.body(settings).send().await.unwrap().status().is_success());
+    }
+
     async fn ask(&self, path: &str) -> Value {
         let url = format!("http://127.0.0.1:{}/{path}", self.port);
         let text = reqwest::get(url).await.unwrap().text().await.unwrap();
@@ -90,6 +98,7 @@ async fn documents_are_indexed_with_their_types_found_again_and_never_twice() {
 }
 
 async fn check(server: &Component, name: &str) {
+    server.use_a_full_disk().await;
     let yaml = format!(
         "endpoint: [\"http://127.0.0.1:{}\"]\nindex: \"shop-logs-%Y.%m.%d\"\nbatch: {{ max_bytes: 50KB }}",
         server.port

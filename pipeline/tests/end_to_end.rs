@@ -804,6 +804,10 @@ impl OpenSearch {
         // From here on it is stopped in any case.
         let server = Self { script: script.clone(), port };
         assert!(run(&["start", &port.to_string()]).unwrap().success(), "OpenSearch does not start");
+        // On a disk that is nearly full it would make no index, and everybody would wait for ever.
+        let settings = r#"{"persistent":{"cluster.routing.allocation.disk.threshold_enabled":false}}"#;
+        let set = try_http(port, "PUT", "/_cluster/settings", "application/json", settings);
+        assert_eq!(set.unwrap().0, 200);
         Some(server)
     }
 
