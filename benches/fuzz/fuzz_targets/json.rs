@@ -12,28 +12,10 @@ use libfuzzer_sys::fuzz_target;
 use logdrive_connectors::decoder::{Decoded, DecoderConfig, Demand};
 use logdrive_connectors::decoders::Json;
 use logdrive_connectors::document::Documents;
-use logdrive_schemas::{Chunk, FieldType, MessageRange, Partition, RowSchema};
+use logdrive_fuzz::chunk;
+use logdrive_schemas::{Chunk, FieldType, RowSchema};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-
-fn chunk(data: &[u8]) -> Chunk {
-    let mut messages = Vec::new();
-    let mut start = 0;
-    for line in data.split(|byte| *byte == b'\n') {
-        messages.push(MessageRange { start, len: line.len() as u32 });
-        start += line.len() as u32 + 1;
-    }
-    Chunk {
-        source: "fuzz".into(),
-        partition: Partition(0),
-        data: Buffer::from(data),
-        offsets: (0..messages.len() as u64).collect(),
-        next_offset: messages.len() as u64,
-        messages,
-        received_at: 0,
-        peer: None,
-    }
-}
 
 /// The fields, and the same once more in the nested object `k`.
 fn demand(fields: &[(&str, &str)]) -> Demand {

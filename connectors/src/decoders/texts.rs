@@ -112,11 +112,13 @@ fn as_text(message: &[u8], charset_errors: CharsetErrors) -> Result<Cow<'_, str>
 pub(crate) mod testing {
     use arrow::array::AsArray;
     use arrow::buffer::Buffer;
-    use logdrive_schemas::{MessageRange, Partition};
+    use logdrive_schemas::component::{self, ConfigError, Limits, Node};
+    use logdrive_schemas::{FieldType, MessageRange, Partition, RowSchema};
     use serde_json::Value;
 
     use super::*;
-    use crate::decoder::Decoder;
+    use crate::decoder::{Decoder, DecoderConfig, Demand};
+    use crate::decoders::columns::add_field;
     use crate::document::Documents;
 
     /// A chunk of these messages, with a line break between them.
@@ -140,6 +142,33 @@ pub(crate) mod testing {
             received_at: 1_704_164_645_500_000,
             peer: None,
         }
+    }
+
+    /// A decoder's configuration.
+    pub(crate) fn config<C: DecoderConfig>(yaml: &str) -> C {
+        let node = Node::parse(yaml.as_bytes(), Limits::default()).unwrap();
+        let mut errors = Vec::new();
+        let config = component::parse(&node, &mut errors);
+        config.unwrap_or_else(|| panic!("{errors:?}"))
+    }
+
+    /// The decoder without a declared schema.
+    pub(crate) fn decoder<C: DecoderConfig>(yaml: &str) -> Box<dyn Decoder> {
+        let config = config::<C>(yaml);
+        let schema = config.default_schema();
+        config.build(&Demand { schema, validate: true }).unwrap()
+    }
+
+    /// The decoder with these fields, as paths and types.
+    pub(crate) fn with_fields<C: DecoderConfig>(
+        yaml: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<Box<dyn Decoder>, ConfigError> {
+        let mut declared = Vec::new();
+        for (path, field_type) in fields {
+            add_field(&mut declared, path, FieldType::parse(field_type).unwrap());
+        }
+        config::<C>(yaml).build(&Demand { schema: RowSchema::of_fields(declared), validate: true })
     }
 
     /// For each message its row as a document, or the reason why it is rejected.

@@ -15,6 +15,7 @@ use simd_json::{Node, StaticNode};
 use super::Failure;
 use super::level::{Level, Row, Value};
 use super::scalar::{self, Minute, NumberError};
+use crate::decoders::scalars;
 use crate::decoders::views::{ArenaBuffers, View};
 
 /// One column while it is filled.
@@ -115,7 +116,7 @@ impl Column {
             }
             Values::Int64(values) => values.push(integer(row, value, "an integer")?),
             Values::Ip(values) => match node {
-                Node::String(text) if scalar::is_ip(text) => {
+                Node::String(text) if scalars::is_ip(text) => {
                     let offset = row.offset(text);
                     values.push(row.arena.view(text, offset));
                 }

@@ -1,6 +1,6 @@
 //! Scalars from their text: exact numbers, points in time, addresses.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use crate::decoders::clock::{self, days_since_epoch, two};
 
 /// Why text is not the number that it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,40 +188,12 @@ fn usual_timestamp(text: &[u8]) -> Option<i64> {
 
 /// Seconds east of UTC.
 fn zone_offset(zone: &[u8]) -> Option<i64> {
-    let (sign, hour, minute) = match zone {
-        [] | [b'Z' | b'z'] => return Some(0),
-        [sign @ (b'+' | b'-'), h1, h2] => (sign, two(*h1, *h2)?, 0),
-        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] | [sign @ (b'+' | b'-'), h1, h2, m1, m2] => {
-            (sign, two(*h1, *h2)?, two(*m1, *m2)?)
-        }
-        _ => return None,
-    };
-    let seconds = hour * 3_600 + minute * 60;
-    (hour <= 23 && minute <= 59).then_some(if *sign == b'-' { -seconds } else { seconds })
-}
-
-fn two(tens: u8, ones: u8) -> Option<i64> {
-    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
-    (tens <= 9 && ones <= 9).then_some(i64::from(tens) * 10 + i64::from(ones))
-}
-
-/// Days since 1970-01-01 of a date in the proleptic Gregorian calendar; `None` if there is no such day.
-fn days_since_epoch(year: i64, month: i64, day: i64) -> Option<i64> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let month_days = match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 => 28 + i64::from(leap),
-        _ => return None,
-    };
-    if !(1..=month_days).contains(&day) {
-        return None;
+    match zone {
+        [] | [b'Z' | b'z'] => Some(0),
+        [sign, h1, h2] => clock::offset(*sign, [*h1, *h2], *b"00"),
+        [sign, h1, h2, b':', m1, m2] | [sign, h1, h2, m1, m2] => clock::offset(*sign, [*h1, *h2], [*m1, *m2]),
+        _ => None,
     }
-    // Years begin in March, so that the leap day is a year's last.
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    Some(era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468)
 }
 
 #[cold]
@@ -257,16 +229,14 @@ pub(super) fn is_ipv4(text: &[u8], begin: usize, end: usize) -> bool {
     valid & (at == end + 1)
 }
 
-/// Whether `text` is an IPv4 or IPv6 address, without port, prefix length or zone.
-pub(super) fn is_ip(text: &str) -> bool {
-    text.parse::<Ipv4Addr>().is_ok() || text.parse::<Ipv6Addr>().is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::decoders::scalars::is_ip;
 
     #[test]
     fn decimals_are_exact() {

@@ -12,6 +12,7 @@
 use super::column::{Column, Values};
 use super::grammar::Text;
 use super::{grammar, scalar};
+use crate::decoders::scalars;
 use crate::decoders::views::{Arena, View};
 use crate::document::scan::skip_space;
 
@@ -229,7 +230,7 @@ fn scan_items(
 
 #[inline(never)]
 fn is_ip(text: &[u8]) -> bool {
-    std::str::from_utf8(text).is_ok_and(scalar::is_ip)
+    std::str::from_utf8(text).is_ok_and(scalars::is_ip)
 }
 
 /// The nearest float of the number at `at`, and the position behind it.

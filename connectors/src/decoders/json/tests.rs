@@ -6,36 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
-use arrow::buffer::Buffer;
-use logdrive_schemas::{FieldType, MessageRange, Partition};
+use logdrive_schemas::FieldType;
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::Value as Json;
 
 use super::*;
+pub(super) use crate::decoders::texts::testing::chunk;
 use crate::document::Documents;
-
-/// A chunk of these messages, with a line break between them.
-pub(super) fn chunk(messages: &[impl AsRef<[u8]>]) -> Chunk {
-    let mut data = Vec::new();
-    let mut ranges = Vec::new();
-    for message in messages {
-        let message = message.as_ref();
-        ranges.push(MessageRange { start: data.len() as u32, len: message.len() as u32 });
-        data.extend_from_slice(message);
-        data.push(b'\n');
-    }
-    Chunk {
-        source: "test".into(),
-        partition: Partition(1),
-        data: Buffer::from_vec(data),
-        offsets: (0..ranges.len() as u64).collect(),
-        next_offset: ranges.len() as u64,
-        messages: ranges,
-        received_at: 1_700_000_000_000_000,
-        peer: None,
-    }
-}
 
 pub(super) fn decoder(fields: &[(&str, &str)]) -> JsonDecoder {
     let fields = fields.iter().map(|(name, t)| ((*name).into(), FieldType::parse(t).unwrap())).collect();

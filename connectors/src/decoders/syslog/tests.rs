@@ -5,27 +5,14 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::decoders::texts::testing::{chunk, decode_all};
-
-fn config(yaml: &str) -> Syslog {
-    let node = Node::parse(yaml.as_bytes(), Limits::default()).unwrap();
-    let mut errors = Vec::new();
-    let config = logdrive_schemas::component::parse(&node, &mut errors);
-    config.unwrap_or_else(|| panic!("{errors:?}"))
-}
+use crate::decoders::texts::testing::{self, chunk, decode_all};
 
 fn decoder(yaml: &str) -> Box<dyn Decoder> {
-    let config = config(yaml);
-    let schema = config.default_schema();
-    config.build(&Demand { schema, validate: true }).unwrap()
+    testing::decoder::<Syslog>(yaml)
 }
 
 fn with_fields(yaml: &str, fields: &[(&str, &str)]) -> Result<Box<dyn Decoder>, ConfigError> {
-    let mut declared = Vec::new();
-    for (path, field_type) in fields {
-        add_field(&mut declared, path, FieldType::parse(field_type).unwrap());
-    }
-    config(yaml).build(&Demand { schema: RowSchema::of_fields(declared), validate: true })
+    testing::with_fields::<Syslog>(yaml, fields)
 }
 
 fn one(decoder: &mut dyn Decoder, message: impl AsRef<[u8]>) -> Result<Value, String> {
