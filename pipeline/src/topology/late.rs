@@ -15,6 +15,8 @@ pub(super) struct Unsettled {
     sunk: watch::Receiver<u64>,
     /// What was refused since the last flush.
     refused: Vec<oneshot::Receiver<u64>>,
+    /// The same at epochs that are known: settled when `sunk` is here.
+    settled_at: u64,
     flushed: VecDeque<Flushed>,
 }
 
@@ -29,7 +31,7 @@ struct Flushed {
 
 impl Unsettled {
     pub(super) fn new(sunk: watch::Receiver<u64>) -> Self {
-        Self { sunk, refused: Vec::new(), flushed: VecDeque::new() }
+        Self { sunk, refused: Vec::new(), settled_at: 0, flushed: VecDeque::new() }
     }
 
     /// Rows were refused that leave at the epoch which the receiver gives.
@@ -37,16 +39,22 @@ impl Unsettled {
         self.refused.push(epoch);
     }
 
+    /// Rows were refused that leave at this epoch.
+    pub(super) fn refused_at(&mut self, epoch: u64) {
+        self.settled_at = self.settled_at.max(epoch.saturating_add(1));
+    }
+
     /// The sink failed: what was refused since the last flush will be refused again.
     pub(super) fn failed(&mut self) {
         self.refused.clear();
+        self.settled_at = 0;
     }
 
     /// The next `n_batches` of the queue are flushed.
     pub(super) fn flushed(&mut self, n_batches: usize) {
-        let refused = std::mem::take(&mut self.refused);
+        let (refused, settled_at) = (std::mem::take(&mut self.refused), std::mem::take(&mut self.settled_at));
         if n_batches > 0 {
-            self.flushed.push_back(Flushed { n_batches, refused, settled_at: 0 });
+            self.flushed.push_back(Flushed { n_batches, refused, settled_at });
         }
     }
 
@@ -108,11 +116,25 @@ mod tests {
     }
 
     #[test]
+    fn a_known_epoch_holds_batches_as_one_that_is_told_does() {
+        let (sunk, watched) = watch::channel(4);
+        let mut unsettled = Unsettled::new(watched);
+        unsettled.refused_at(4);
+        unsettled.flushed(1);
+        assert_eq!(unsettled.settled(), 0, "epoch 4 is not behind 4");
+        sunk.send_replace(5);
+        assert_eq!(unsettled.settled(), 1);
+        unsettled.flushed(1);
+        assert_eq!(unsettled.settled(), 1, "a flush asks for its own rejects only");
+    }
+
+    #[test]
     fn what_a_failed_sink_refused_does_not_hold_anything() {
         let (_sunk, watched) = watch::channel(0);
         let mut unsettled = Unsettled::new(watched);
         let (_told, epoch) = oneshot::channel();
         unsettled.refused(epoch);
+        unsettled.refused_at(7);
         unsettled.failed();
         unsettled.flushed(1);
         assert_eq!(unsettled.settled(), 1);

@@ -228,7 +228,11 @@ impl Window {
         let rejects = unordered(rejects);
         if self.rejects_flow {
             match held {
-                Some((epoch, worker)) => self.back.reject(epoch, worker, rejects),
+                Some((epoch, worker)) => {
+                    self.back.reject(epoch, worker, rejects);
+                    // Among them may be rows from disk, which wait for more than this flush.
+                    self.unsettled.refused_at(epoch);
+                }
                 None => self.unsettled.refused(self.back.reject_late(rejects)),
             }
             return Ok(());
