@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 /// A global ingest tick, and the timestamp of every stream in the dataflow.
 ///
 /// Epochs order *progress*; when an event happened is its event-time column. The newtype keeps an epoch from being
-/// added to a row count. Epochs grow over restarts: the runtime derives them from the clock and never goes back.
+/// added to a row count. Epochs grow over restarts: the runtime derives them from the clock, in milliseconds since the
+/// Unix epoch, and never goes back. Not every number is used: one epoch lasts until the next tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
+    /// What the number counts, in microseconds.
+    pub const UNIT_US: i64 = 1_000;
+
     /// The epoch after this one.
     #[must_use]
     pub fn next(self) -> Self {

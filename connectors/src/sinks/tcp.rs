@@ -50,7 +50,7 @@ pub struct Tcp {
     #[serde(default = "Tcp::stall_timeout_default", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub stall_timeout: Duration,
-    /// How long a row waits until it is sent and its source may be told.
+    /// How often the far end is asked whether everything has arrived, so that sources may be told.
     #[serde(default = "Tcp::flush_interval_default", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub flush_interval: Duration,
@@ -236,16 +236,14 @@ impl Sink for TcpSink {
         let mut row = 0;
         while row < batch.num_rows() {
             row = self.fill(batch, row);
-            if WRITE_BYTES <= self.buffer.len() {
-                self.send().await?;
-            }
+            // Also what is little: the far end need not wait for a flush, which only asks whether it arrived.
+            self.send().await?;
         }
         self.n_rows += batch.num_rows() as u64;
         Ok(None)
     }
 
     async fn flush(&mut self, _upto: Epoch) -> Result<Option<Batch>, ConnectorError> {
-        self.send().await?;
         self.confirmed().await?;
         self.rows.inc_by(std::mem::take(&mut self.n_rows));
         // One huge document must not be remembered by the memory it took.

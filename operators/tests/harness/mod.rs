@@ -17,20 +17,20 @@ use logdrive_operators::{
 };
 use logdrive_schemas::chunk::Partition;
 use logdrive_schemas::component::{Limits, Node};
-use logdrive_schemas::{Batch, Layout, Origin};
+use logdrive_schemas::{Batch, Epoch, Layout, Origin};
 use timely::container::NoopBuilder;
 use timely::dataflow::operators::{Input, InspectCore, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 
 /// Where epochs start: a moment in 2023.
-pub(crate) const BASE_EPOCH: u64 = 17_000_000_000;
+pub(crate) const BASE_EPOCH: u64 = 1_700_000_000_000;
 
 /// The event time of a row that has none.
 pub(crate) const NO_TIME: i64 = i64::MIN;
 
 /// Event time in microseconds, in seconds from a start well before [`BASE_EPOCH`].
 pub(crate) fn at(seconds: i64) -> i64 {
-    (BASE_EPOCH as i64 - 100_000) * 100_000 + seconds * 1_000_000
+    (BASE_EPOCH as i64 - 10_000_000) * Epoch::UNIT_US + seconds * 1_000_000
 }
 
 /// A small generator of numbers that are the same on every run.

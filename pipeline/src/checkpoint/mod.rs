@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use logdrive_connectors::ConnectorError;
 use logdrive_operators::Checkpoint;
+use logdrive_schemas::Epoch;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::storage;
 
-/// Epochs between two cuts: one second.
-const CUT_EVERY: u64 = 10;
+/// Between two cuts, in the unit of epochs: one second.
+const CUT_EVERY: u64 = 1_000_000 / Epoch::UNIT_US as u64;
 const MAGIC: &[u8; 8] = b"LDCKPT01";
 const KEPT: usize = 2;
 
@@ -274,7 +275,7 @@ mod tests {
     fn a_cut_is_complete_when_every_part_is_there() {
         let dir = tempfile::tempdir().unwrap();
         let (checkpoints, mut writer) = Checkpoints::open(dir.path(), 2).unwrap();
-        assert_eq!((checkpoints.next_cut(11), checkpoints.next_cut(20)), (20, 20));
+        assert_eq!((checkpoints.next_cut(1_001), checkpoints.next_cut(2_000)), (2_000, 2_000));
         checkpoints.put("a", 0, 20, vec![1]);
         assert!(writer.receiver.try_recv().is_err());
         checkpoints.put("a", 1, 20, vec![2]);

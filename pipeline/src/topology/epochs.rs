@@ -1,14 +1,21 @@
-//! The clock of the dataflow: epochs of 100 ms, derived from the wall clock and never going back.
+//! The clock of the dataflow: epochs in milliseconds, derived from the wall clock and never going back.
+//!
+//! What enters during an epoch reaches the sinks' far ends when the epoch is over. So an epoch ends 10 ms after it
+//! began if something entered, and after 100 ms if nothing did.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use logdrive_schemas::Epoch;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// The length of an epoch.
-pub const EPOCH: Duration = Duration::from_millis(100);
+/// How long an epoch lasts if nothing enters.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long an epoch lasts if something does.
+const BUSY: Duration = Duration::from_millis(10);
 
 /// Now, in microseconds since the Unix epoch.
 #[must_use]
@@ -23,16 +30,27 @@ pub fn now_micros() -> i64 {
 pub(super) struct Epochs {
     current: AtomicU64,
     ticks: watch::Sender<u64>,
+    entered: Notify,
+    /// How long an epoch lasts if something enters.
+    busy: Duration,
 }
 
 impl Epochs {
-    /// Starts at the wall clock, or behind `after`, the last epoch that an earlier process used.
-    pub(super) fn new(after: u64) -> Arc<Self> {
+    /// Starts at the wall clock, or behind `after`, the last epoch that an earlier process used. A pipeline with state
+    /// has longer epochs: each costs it an update.
+    pub(super) fn new(after: u64, has_state: bool) -> Arc<Self> {
         let current = wall().max(after + 1);
-        Arc::new(Self { current: AtomicU64::new(current), ticks: watch::Sender::new(current) })
+        Arc::new(Self {
+            current: AtomicU64::new(current),
+            ticks: watch::Sender::new(current),
+            entered: Notify::new(),
+            busy: if has_state { IDLE } else { BUSY },
+        })
     }
 
-    pub(super) fn current(&self) -> u64 {
+    /// The current epoch, for something that enters now.
+    pub(super) fn stamp(&self) -> u64 {
+        self.entered.notify_one();
         self.current.load(Ordering::Acquire)
     }
 
@@ -43,22 +61,27 @@ impl Epochs {
 
     /// Ticks until `stop`.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut interval = tokio::time::interval(EPOCH);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let began = Instant::now();
+            let over = async {
+                tokio::select! {
+                    () = self.entered.notified() => sleep_until(began + self.busy).await,
+                    () = sleep_until(began + IDLE) => {}
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = interval.tick() => {
-                    // Always at least one further, so that progress never stops with the wall clock.
-                    let next = wall().max(self.current() + 1);
-                    self.current.store(next, Ordering::Release);
-                    self.ticks.send_replace(next);
-                }
+                () = over => {}
             }
+            // Always at least one further, so that progress never stops with the wall clock.
+            let next = wall().max(self.current.load(Ordering::Acquire) + 1);
+            self.current.store(next, Ordering::Release);
+            self.ticks.send_replace(next);
         }
     }
 }
 
+/// Now, in the unit of epochs.
 fn wall() -> u64 {
-    u64::try_from(now_micros()).unwrap_or(0) / 100_000
+    u64::try_from(now_micros() / Epoch::UNIT_US).unwrap_or(0)
 }

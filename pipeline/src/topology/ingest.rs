@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use logdrive_connectors::{Budget, ConnectorError, Metrics, Source};
-use logdrive_schemas::{Chunk, Partition, Position};
+use logdrive_schemas::{Chunk, Epoch, Partition, Position};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -117,7 +117,7 @@ impl IngestTask {
                 let bytes = chunk.data.len() as u64;
                 self.used == 0 || self.used + bytes <= self.in_flight_max_bytes
             }) {
-                let epoch = self.epochs.current();
+                let epoch = self.epochs.stamp();
                 let bytes = chunk.data.len() as u64;
                 self.use_credits(bytes);
                 in_flight.push_back(InFlight { epoch, end: chunk.end(), bytes });
@@ -179,7 +179,8 @@ impl IngestTask {
     }
 
     fn tick(&self, epoch: u64, oldest: Option<&InFlight>) -> bool {
-        let lag = oldest.map_or(0.0, |oldest| epoch.saturating_sub(oldest.epoch) as f64 / 10.0);
+        let lag = oldest.map_or(0, |oldest| epoch.saturating_sub(oldest.epoch));
+        let lag = lag as f64 * Epoch::UNIT_US as f64 / 1e6;
         self.metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
         self.queues.iter().all(|queue| queue.send(Ingest::Tick(epoch)))
     }

@@ -42,7 +42,7 @@ use crate::api::status::NodeNames;
 use crate::checkpoint::Checkpoints;
 use crate::config::{Input, Plan};
 
-pub use epochs::{EPOCH, now_micros};
+pub use epochs::now_micros;
 pub use taps::{Tap, TapReader};
 
 /// Why a pipeline does not start, or ended.
@@ -169,7 +169,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         let name = runtime.plan.sinks[idx].name.to_string();
         tasks.spawn(async move { (name, task.run().await) });
     }
-    let epochs = epochs::Epochs::new(checkpoints.restored_cut());
+    let epochs = epochs::Epochs::new(checkpoints.restored_cut(), n_operators > 0);
     let (abandon, dataflow) = spawn_dataflow(&runtime, frontiers.sunk.clone()).await?;
     if n_operators > 0 {
         let (sunk, cut) = (frontiers.sunk.subscribe(), frontiers.cut.clone());

@@ -35,9 +35,6 @@ use crate::flow::BatchStream;
 /// The version of the algorithm, as findings name it.
 const VERSION: u32 = 1;
 
-/// The epochs' length in microseconds: an epoch is the clock's time when a row came in.
-const EPOCH_US: i64 = 100_000;
-
 /// A change of a differential collection.
 type Change<D> = ((Key, D), u64, isize);
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use logdrive_schemas::Epoch;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
@@ -15,7 +16,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::events::{Event, Key, Row, route};
 use super::state::{Cuts, Writer, restored};
-use super::{Change, EPOCH_US, Rules};
+use super::{Change, Rules};
 use crate::detector::WorkerContext;
 
 pub(super) const PART: &str = "rows";
@@ -75,7 +76,7 @@ impl Live {
     /// Takes in the rows of an epoch; `changes` is what that does to the collection.
     fn epoch(&mut self, epoch: u64, events: Vec<Event>, changes: &mut Vec<Change<Row>>) -> Done {
         let (bar, mut newest, mut done) = (self.bar(), self.newest, Done::default());
-        let clock = i64::try_from(epoch).unwrap_or(i64::MAX).saturating_mul(EPOCH_US);
+        let clock = i64::try_from(epoch).unwrap_or(i64::MAX).saturating_mul(Epoch::UNIT_US);
         let latest = clock.saturating_add(self.rules.lateness).saturating_add(AHEAD_US);
         for Event { key, row } in events {
             if row.at < bar || row.at > latest {
