@@ -14,6 +14,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::Kafka;
+use super::attributes::Columns;
 use super::context::{GroupContext, Rebalance, assign, unassign};
 use super::pending::Pending;
 use super::shared::{Place, Shared};
@@ -40,12 +41,19 @@ pub(super) struct Member {
     messages: IntCounter,
     bytes: IntCounter,
     /// Chunks that are being filled.
-    open: Vec<Open>,
+    open: Opens,
     assigning: Option<Assigning>,
     held: Option<Held>,
     committed: Instant,
     full_since: Option<Instant>,
     is_paused: bool,
+}
+
+/// Chunks that are being filled, at most one for a partition.
+struct Opens {
+    open: Vec<Open>,
+    source: Arc<str>,
+    columns: Option<Arc<Columns>>,
 }
 
 struct Open {
@@ -85,7 +93,7 @@ impl Member {
             drain_timeout: config.drain_timeout,
             messages: cx.metrics.source_messages.with_label_values(labels),
             bytes: cx.metrics.source_bytes.with_label_values(labels),
-            open: Vec::new(),
+            open: Opens { open: Vec::new(), source: Arc::clone(&cx.name), columns: config.columns() },
             assigning: None,
             held: None,
             committed: Instant::now(),
@@ -126,10 +134,9 @@ impl Member {
         }
         self.pause(true)?;
         // Events only; a message that was on its way is not lost.
-        match self.consumer.poll(POLL / 2).transpose()? {
-            Some(message) => take(&mut self.open, &self.shared, &self.name, &message),
-            None => Default::default(),
-        };
+        if let Some(message) = self.consumer.poll(POLL / 2).transpose()? {
+            self.open.take(&message, &self.shared);
+        }
         Ok(())
     }
 
@@ -160,7 +167,7 @@ impl Member {
                 None => break,
                 Some(Ok(message)) => {
                     n_messages += 1;
-                    n_bytes += take(&mut self.open, &self.shared, &self.name, &message);
+                    n_bytes += self.open.take(&message, &self.shared);
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(error),
                 // Told by the context; the library goes on by itself.
@@ -174,7 +181,7 @@ impl Member {
     }
 
     fn close_open(&mut self) {
-        for open in self.open.drain(..) {
+        for open in self.open.open.drain(..) {
             if let Some(chunk) = open.pending.finish() {
                 self.shared.push(chunk);
             }
@@ -302,31 +309,32 @@ impl Member {
     }
 }
 
-/// Puts a message into its chunk; returns its length in bytes.
-fn take(open: &mut Vec<Open>, shared: &Shared, name: &Arc<str>, message: &BorrowedMessage<'_>) -> usize {
-    let (topic, number) = (message.topic(), message.partition());
-    let is_its = |open: &Open| open.number == number && open.topic == topic;
-    // Messages come in runs, so the last one is nearly always right.
-    let idx = match open.last() {
-        Some(last) if is_its(last) => open.len() - 1,
-        _ => open.iter().position(is_its).unwrap_or_else(|| {
-            let peer: Arc<str> = format!("{topic}/{number}").into();
-            let partition = partition_of(&peer);
-            let pending = Pending::new(name, &peer, partition);
-            open.push(Open { topic: topic.to_owned(), number, partition, peer, pending });
-            open.len() - 1
-        }),
-    };
-    let its = &mut open[idx];
-    // A tombstone has no value.
-    let payload = message.payload().unwrap_or_default();
-    let Ok(offset) = u64::try_from(message.offset()) else { return 0 };
-    if its.pending.is_full(payload.len(), Budget::default()) {
-        let next = Pending::new(name, &its.peer, its.partition);
-        if let Some(chunk) = std::mem::replace(&mut its.pending, next).finish() {
-            shared.push(chunk);
+impl Opens {
+    /// Puts a message into its chunk; returns its length in bytes.
+    fn take(&mut self, message: &BorrowedMessage<'_>, shared: &Shared) -> usize {
+        let (topic, number) = (message.topic(), message.partition());
+        let is_its = |open: &Open| open.number == number && open.topic == topic;
+        // Messages come in runs, so the last one is nearly always right.
+        let idx = match self.open.last() {
+            Some(last) if is_its(last) => self.open.len() - 1,
+            _ => self.open.iter().position(is_its).unwrap_or_else(|| {
+                let peer: Arc<str> = format!("{topic}/{number}").into();
+                let partition = partition_of(&peer);
+                let pending = Pending::new(&self.source, &peer, partition, self.columns.as_ref());
+                self.open.push(Open { topic: topic.to_owned(), number, partition, peer, pending });
+                self.open.len() - 1
+            }),
+        };
+        let its = &mut self.open[idx];
+        let Ok(offset) = u64::try_from(message.offset()) else { return 0 };
+        let n_bytes = message.payload_len();
+        if its.pending.is_full(n_bytes, Budget::default()) {
+            let next = Pending::new(&self.source, &its.peer, its.partition, self.columns.as_ref());
+            if let Some(chunk) = std::mem::replace(&mut its.pending, next).finish() {
+                shared.push(chunk);
+            }
         }
+        its.pending.push(message, offset);
+        n_bytes
     }
-    its.pending.push(payload, offset);
-    payload.len()
 }

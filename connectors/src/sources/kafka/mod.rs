@@ -4,6 +4,7 @@
 //! from [`Source::commit`]. A thread of its own (`member`) speaks with the client library; what it has received waits
 //! in `shared`, where it can still be thrown away if its partition is taken from us.
 
+mod attributes;
 mod context;
 mod member;
 mod pending;
@@ -16,12 +17,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, bytes, duration};
-use logdrive_schemas::{Chunk, Position};
+use logdrive_schemas::{Chunk, Position, RowSchema};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::attributes::Columns;
 use self::context::GroupContext;
 use self::member::Member;
 use self::shared::Shared;
@@ -79,6 +81,14 @@ pub struct Kafka {
     #[serde(default = "Kafka::prefetch_bytes_default", deserialize_with = "bytes")]
     #[schemars(with = "String")]
     pub prefetch_bytes: u64,
+    /// The name of an object field with what is known of a message beside its bytes: `topic`, `partition`, `offset`,
+    /// `key` (as text), `timestamp` (of the producer, or of the broker), and `headers` if some are named there. Not
+    /// kept by default.
+    #[serde(default)]
+    pub metadata: Option<String>,
+    /// The headers to keep as text under `headers` of `metadata`, by their names.
+    #[serde(default)]
+    pub headers: Vec<String>,
     /// Properties of librdkafka, such as `session.timeout.ms: 10000`. Those that delivery rests on, or that have a
     /// key of their own, are refused.
     #[serde(default)]
@@ -113,6 +123,11 @@ impl Kafka {
 
     fn prefetch_bytes_default() -> u64 {
         32 << 20
+    }
+
+    /// The columns of `metadata`.
+    fn columns(&self) -> Option<Arc<Columns>> {
+        self.metadata.as_ref().map(|_| Columns::new(&self.headers))
     }
 
     fn client(&self, cx: &ConnectorContext) -> Result<ClientConfig, ConfigError> {
@@ -152,6 +167,10 @@ schema: ecommerce
 }
 
 impl SourceConfig for Kafka {
+    fn attributes(&self) -> Option<(String, RowSchema)> {
+        self.metadata.clone().map(|name| (name, attributes::schema(&self.headers)))
+    }
+
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
         if self.topics.is_empty() || self.topics.iter().any(String::is_empty) {
             return Err(invalid("`topics` must name at least one topic, and none may be empty"));
@@ -165,8 +184,17 @@ impl SourceConfig for Kafka {
         if !(1 << 20..=2 << 30).contains(&self.prefetch_bytes) {
             return Err(invalid("`prefetch_bytes` must be from `1MiB` to `2GiB`"));
         }
+        if self.metadata.is_none() && !self.headers.is_empty() {
+            return Err(invalid("`headers` are kept under `metadata`").with_help("add `metadata: kafka`"));
+        }
         let client = self.client(cx)?;
-        Ok(SourceKind::Log(Box::new(KafkaSource { config: self, client, cx: cx.clone(), run: None })))
+        Ok(SourceKind::Log(Box::new(KafkaSource {
+            config: self,
+            client,
+            cx: cx.clone(),
+            run: None,
+            was_let_in: false,
+        })))
     }
 }
 
@@ -175,6 +203,8 @@ struct KafkaSource {
     client: ClientConfig,
     cx: ConnectorContext,
     run: Option<Run>,
+    /// Whether the brokers let us in before: what they refuse now may pass.
+    was_let_in: bool,
 }
 
 /// A membership. Dropping it commits what is delivered and leaves the group.
@@ -244,7 +274,14 @@ impl Source for KafkaSource {
             join(&client, &config, &cx)
         });
         let run = joined.await.map_err(|error| ConnectorError::disconnected(self.endpoint(), error))?;
-        self.run = Some(run?);
+        match run {
+            Ok(run) => self.run = Some(run),
+            Err(ConnectorError::Refused { endpoint, reason }) if self.was_let_in => {
+                return Err(ConnectorError::disconnected(endpoint, reason));
+            }
+            Err(error) => return Err(error),
+        }
+        self.was_let_in = true;
         Ok(())
     }
 
@@ -313,6 +350,7 @@ mod tests {
             ("topics: [a]\nprefetch_bytes: 1KB", "prefetch_bytes"),
             ("topics: [a]\noptions: { enable.auto.commit: true }", "enable.auto.commit"),
             ("topics: [a]\noptions: { no.such.property: 1 }", "no.such.property"),
+            ("topics: [a]\nheaders: [trace]", "headers"),
             ("topics: [a]\nisolation_level: none", "`none`"),
         ] {
             let error = with(rest).unwrap_err();

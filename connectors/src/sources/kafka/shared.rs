@@ -10,7 +10,7 @@ use rdkafka::Statistics;
 use tokio::sync::Notify;
 
 use super::Isolation;
-use super::pending::split;
+use super::pending::{size, split};
 use crate::context::ConnectorContext;
 use crate::source::Budget;
 
@@ -93,9 +93,9 @@ impl Shared {
             return Some(Err(reason.clone()));
         }
         let mut chunk = state.chunks.pop_front().filter(|_| !state.ended)?;
-        state.bytes -= chunk.data.len();
+        state.bytes -= size(&chunk);
         if let Some(rest) = split(&mut chunk, budget) {
-            state.bytes += rest.data.len();
+            state.bytes += size(&rest);
             state.chunks.push_front(rest);
         }
         if let Some(tenure) = state.tenures.get_mut(&chunk.partition) {
@@ -109,7 +109,7 @@ impl Shared {
     pub(super) fn push(&self, chunk: Chunk) {
         let mut state = self.state();
         if state.tenures.get(&chunk.partition).is_some_and(|tenure| !tenure.held) {
-            state.bytes += chunk.data.len();
+            state.bytes += size(&chunk);
             state.chunks.push_back(chunk);
             self.ready.notify_one();
         }
@@ -178,7 +178,7 @@ impl Shared {
             }
         }
         state.chunks.retain(|chunk| !partitions.contains(&chunk.partition));
-        state.bytes = state.chunks.iter().map(|chunk| chunk.data.len()).sum();
+        state.bytes = state.chunks.iter().map(size).sum();
     }
 
     /// Whether everything is delivered that was handed out from these.
@@ -249,6 +249,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::pending::Pending;
+    use super::super::pending::tests::message;
     use super::*;
     use crate::metrics::Metrics;
 
@@ -265,8 +266,8 @@ mod tests {
     }
 
     fn chunk(partition: Partition, offsets: std::ops::Range<u64>) -> Chunk {
-        let mut pending = Pending::new(&"in".into(), &"t/0".into(), partition);
-        offsets.for_each(|offset| pending.push(b"abc", offset));
+        let mut pending = Pending::new(&"in".into(), &"t/0".into(), partition, None);
+        offsets.for_each(|offset| pending.push(&message("abc"), offset));
         pending.finish().unwrap()
     }
 
