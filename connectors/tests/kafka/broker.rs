@@ -45,6 +45,15 @@ impl Broker {
         command.status().is_ok_and(|status| status.success())
     }
 
+    /// Stops it; what it holds stays.
+    pub(crate) fn pause(&self) {
+        assert!(self.run("stop"));
+    }
+
+    pub(crate) fn resume(&self) {
+        assert!(self.run("start"));
+    }
+
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
