@@ -48,7 +48,8 @@ pub(crate) async fn documents_arrive_with_topic_key_and_headers(broker: &Broker)
         let offsets = known.column_by_name("offset").unwrap().as_primitive::<Int64Type>();
         let partition = known.column_by_name("partition").unwrap().as_primitive::<Int64Type>();
         for row in 0..chunk.messages.len() {
-            let n: usize = texts(std::slice::from_ref(chunk))[row][5..].trim_end_matches('}').parse().unwrap();
+            let n: usize =
+                texts(std::slice::from_ref(chunk))[row][5..].trim_end_matches('}').parse().unwrap();
             let tenant = tenants[n].unwrap();
             assert_eq!(text("topic").value(row), format!("to-{}", tenant.replace('/', "_")));
             assert_eq!(text("key").value(row), format!("key-{tenant}"));
@@ -64,7 +65,8 @@ pub(crate) async fn documents_arrive_with_topic_key_and_headers(broker: &Broker)
 pub(crate) async fn what_is_refused_for_good_is_a_reject_and_nothing_else_is(broker: &Broker) {
     broker.topic("small", 1, &[("max.message.bytes", "20000")]).await;
     // Each fits, but not the batch that the library makes of them; one does not fit, one not even the library.
-    let mut documents: Vec<String> = (0..100).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(1000))).collect();
+    let mut documents: Vec<String> =
+        (0..100).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "x".repeat(1000))).collect();
     documents[50] = format!("{{\"n\":50,\"x\":\"{}\"}}", "x".repeat(30_000));
     documents[60] = format!("{{\"n\":60,\"x\":\"{}\"}}", "x".repeat(2_000_000));
     let (mut out, cx) = sink("kafka", &yaml(broker, "topic: small\ncompression: none"));
@@ -99,8 +101,10 @@ pub(crate) async fn a_broker_that_goes_and_comes_back_has_everything(broker: &Br
     broker.resume();
     let (rejects, _) = deliver_at_last(&mut *out, &[rows(10, &numbered(10..20), &[None; 10])]).await;
     assert!(rejects.is_empty());
-    let (mut back, _) =
-        source(&format!("endpoint: [\"{}\"]\ntopics: [outage]\ngroup: outage\nmetadata: k", broker.address()));
+    let (mut back, _) = source(&format!(
+        "endpoint: [\"{}\"]\ntopics: [outage]\ngroup: outage\nmetadata: k",
+        broker.address()
+    ));
     connect(&mut *back).await;
     let chunks = recv_messages(&mut *back, 20).await;
     assert_eq!(texts(&chunks), numbered(0..20));

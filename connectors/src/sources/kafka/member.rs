@@ -119,7 +119,7 @@ impl Member {
         self.carry_out_rebalances()?;
         if COMMIT_EVERY <= self.committed.elapsed() {
             self.committed = Instant::now();
-            let due = self.shared.due(None);
+            let due = self.shared.due();
             self.commit(&due, CommitMode::Async);
         }
         if self.shared.has_room() {
@@ -260,7 +260,7 @@ impl Member {
                 tracing::warn!(source = %self.name, n_partitions, ?waited,
                     "Kafka partitions are given up before all is delivered; the next member repeats it.");
             }
-            let due = self.shared.due(Some(&held.partitions));
+            let due = self.shared.due_at_last(Some(&held.partitions));
             self.commit(&due, CommitMode::Sync);
             tracing::info!(source = %self.name, n_partitions, "Kafka partitions are given up.");
         }
@@ -300,7 +300,7 @@ impl Member {
             assign(&self.consumer, &TopicPartitionList::new()).ok();
         }
         if !self.consumer.assignment_lost() {
-            let due = self.shared.due(None);
+            let due = self.shared.due_at_last(None);
             self.commit(&due, CommitMode::Sync);
         }
         self.consumer.context().close();

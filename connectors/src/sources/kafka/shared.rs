@@ -200,12 +200,21 @@ impl Shared {
         }
     }
 
-    /// What the group should note, of these partitions or of all. Noted as asked for.
-    pub(super) fn due(&self, partitions: Option<&[Partition]>) -> Vec<Place> {
+    /// What the group should note and was not asked to yet.
+    pub(super) fn due(&self) -> Vec<Place> {
+        self.ask(|_, tenure| tenure.asked < tenure.delivered)
+    }
+
+    /// What the group has not noted of these partitions, or of all, whether it was asked to or not.
+    pub(super) fn due_at_last(&self, partitions: Option<&[Partition]>) -> Vec<Place> {
+        self.ask(|partition, tenure| {
+            tenure.committed < tenure.delivered && partitions.is_none_or(|of| of.contains(&partition))
+        })
+    }
+
+    fn ask(&self, is_due: impl Fn(Partition, &Tenure) -> bool) -> Vec<Place> {
         let mut state = self.state();
-        let tenures = state.tenures.iter_mut().filter(|(partition, tenure)| {
-            tenure.asked < tenure.delivered && partitions.is_none_or(|of| of.contains(*partition))
-        });
+        let tenures = state.tenures.iter_mut().filter(|(partition, tenure)| is_due(**partition, tenure));
         let ask = |(_, tenure): (&Partition, &mut Tenure)| {
             tenure.asked = tenure.delivered;
             (tenure.topic.clone(), tenure.number, tenure.delivered)
@@ -297,10 +306,10 @@ mod tests {
         assert!(!shared.is_drained(&[P]));
         delivered(&shared, 8);
         assert!(shared.is_drained(&[P]));
-        assert_eq!(shared.due(Some(&[P])), [("t".into(), 0, 8)]);
+        assert_eq!(shared.due_at_last(Some(&[P])), [("t".into(), 0, 8)]);
         shared.give_up(&[P]);
         delivered(&shared, 9);
-        assert!(shared.due(None).is_empty(), "it is not ours any more");
+        assert!(shared.due().is_empty(), "it is not ours any more");
     }
 
     #[test]
@@ -313,12 +322,12 @@ mod tests {
         // Another member delivered up to 7, and crashed. What we had in flight arrives now.
         begin(&shared, 7);
         delivered(&shared, 4);
-        assert!(shared.due(None).is_empty(), "the group is further");
+        assert!(shared.due().is_empty(), "the group is further");
         shared.push(chunk(P, 7..9));
         assert_eq!(next(&shared), Some(9));
         delivered(&shared, 10);
         delivered(&shared, 9);
-        assert_eq!(shared.due(None), [("t".into(), 0, 10)]);
+        assert_eq!(shared.due(), [("t".into(), 0, 10)]);
         shared.hold(&[P]);
         assert!(shared.is_drained(&[P]));
     }
@@ -328,12 +337,13 @@ mod tests {
         let shared = shared();
         begin(&shared, 3);
         delivered(&shared, 4);
-        assert_eq!(shared.due(None), [("t".into(), 0, 4)]);
-        assert!(shared.due(None).is_empty());
+        assert_eq!(shared.due(), [("t".into(), 0, 4)]);
+        assert!(shared.due().is_empty());
+        assert_eq!(shared.due_at_last(None), [("t".into(), 0, 4)], "no answer yet");
         shared.answered(P, None);
-        assert_eq!(shared.due(None), [("t".into(), 0, 4)]);
+        assert_eq!(shared.due(), [("t".into(), 0, 4)]);
         shared.answered(P, Some(4));
         shared.answered(P, None);
-        assert!(shared.due(None).is_empty());
+        assert!(shared.due().is_empty());
     }
 }
