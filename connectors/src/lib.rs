@@ -8,6 +8,8 @@ pub mod decoder;
 pub mod decoders;
 pub mod document;
 pub mod error;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod metrics;
 pub mod sink;
 pub mod sinks;

@@ -46,6 +46,8 @@ metrics! {
     source_rejects: IntCounterVec "logdrive_source_rejects_total" ["source", "reason"];
     /// Datagrams that the kernel dropped because nobody read them in time.
     source_dropped: IntCounterVec "logdrive_source_kernel_dropped_total" ["source"];
+    /// Messages between what is delivered and the end of a Kafka partition.
+    kafka_lag: IntGaugeVec "logdrive_kafka_lag_messages" ["source", "topic", "partition"];
     /// Bytes received that wait to enter the write-ahead buffer. At most 16 MiB, or `buffer.max_bytes` if that is less.
     intake_bytes: IntGaugeVec "logdrive_intake_bytes" ["source"];
     /// Bytes in the write-ahead buffer that are not yet delivered.

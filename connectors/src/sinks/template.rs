@@ -30,10 +30,14 @@ pub struct PathTemplate {
     parts: Vec<Part>,
 }
 
+/// A part of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
+    /// The value of a column.
     Column(String),
+    /// Itself.
     Text(String),
+    /// The event time, by a format.
     Time(String),
 }
 
@@ -45,13 +49,6 @@ impl PathTemplate {
     /// What is wrong with the template, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parts = parse_parts(text)?;
-        for part in &parts {
-            if let Part::Time(format) = part {
-                BrokenDownTime::from(Timestamp::UNIX_EPOCH)
-                    .to_string(format)
-                    .map_err(|e| format!("`{format}` is no time format: {e}"))?;
-            }
-        }
         Self::split(parts, text)
     }
 
@@ -132,7 +129,8 @@ impl PathTemplate {
     }
 }
 
-fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
+/// Reads the parts of a template.
+pub(super) fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
     let (mut parts, mut constant) = (Vec::new(), String::new());
     let mut rest = text;
     let flush = |constant: &mut String, parts: &mut Vec<Part>| {
@@ -165,6 +163,13 @@ fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
         }
     }
     flush(&mut constant, &mut parts);
+    for part in &parts {
+        if let Part::Time(format) = part {
+            BrokenDownTime::from(Timestamp::UNIX_EPOCH)
+                .to_string(format)
+                .map_err(|e| format!("`{format}` is no time format: {e}"))?;
+        }
+    }
     Ok(parts)
 }
 

@@ -84,6 +84,11 @@ impl Search {
         self.index.lock().unwrap().documents.values().cloned().collect()
     }
 
+    /// How many documents are stored.
+    pub(crate) fn n_documents(&self) -> usize {
+        self.index.lock().unwrap().documents.len()
+    }
+
     pub(crate) fn holds(&self, seq: u64) -> bool {
         self.index.lock().unwrap().documents.values().any(|document| seq_of(document) == Some(seq))
     }

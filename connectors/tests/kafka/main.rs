@@ -1,0 +1,30 @@
+//! The `kafka` source and sink against a real broker: groups, offsets, transactions, and what is refused.
+#![cfg(feature = "kafka")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "what fails here fails the test")]
+
+mod broker;
+mod sink;
+mod source;
+#[path = "../support/mod.rs"]
+mod support;
+
+use broker::Broker;
+
+/// One at a time and one broker for all: it is large.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn with_a_real_broker() {
+    let Some(broker) = Broker::start(19_492) else {
+        println!("skipped: kafka: broker not at hand");
+        return;
+    };
+    source::messages_arrive_in_order_and_a_resume_goes_on_where_the_group_is(&broker).await;
+    source::where_to_begin_is_configured_and_then_stays(&broker).await;
+    source::aborted_transactions_are_not_read(&broker).await;
+    source::topics_are_found_by_pattern_and_lag_is_shown(&broker).await;
+    source::partitions_are_held_until_what_was_received_is_delivered(&broker).await;
+    source::nothing_is_lost_while_nobody_takes_anything(&broker).await;
+    sink::documents_arrive_with_topic_key_and_headers(&broker).await;
+    sink::what_is_refused_for_good_is_a_reject_and_nothing_else_is(&broker).await;
+    sink::a_broker_that_goes_and_comes_back_has_everything(&broker).await;
+    source::a_broker_that_is_not_there_is_tried_again(&broker).await;
+}

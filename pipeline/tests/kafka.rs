@@ -1,0 +1,189 @@
+//! Members of one consumer group, as whole binaries, killed and added while numbered messages flow from one topic
+//! into another and into a search index: nothing is missing, and nothing is twice where the far end knows identities.
+//!
+//! `LOGDRIVE_KAFKA_MESSAGES` sets how many messages.
+#![cfg(feature = "kafka")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, helpers included")]
+
+#[allow(dead_code, reason = "shared with other tests")]
+mod e2e_support;
+#[allow(dead_code, reason = "shared with other tests")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use e2e_support::{Lab, Pipeline, free_port, until_within};
+use support::message::seq_of;
+use support::search::{Manners, Search};
+
+const MESSAGES: usize = 120_000;
+const PORT: u16 = 19_592;
+/// How long everything may take to arrive at last.
+const ARRIVAL_MAX: Duration = Duration::from_secs(240);
+
+/// A broker on a port of its own, stopped and wiped when dropped.
+struct Broker(PathBuf);
+
+impl Broker {
+    /// `None` if it cannot be had here.
+    fn start() -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+        let shared = std::env::var_os("LOGDRIVE_SHARED").map_or(root, PathBuf::from);
+        let broker = Self(shared.join("components/kafka.sh"));
+        let ready = broker.0.exists() && ["install", "wipe", "start"].iter().all(|verb| broker.run(verb));
+        ready.then_some(broker)
+    }
+
+    fn run(&self, verb: &str) -> bool {
+        let mut command = Command::new(&self.0);
+        command.arg(verb).env("KAFKA_PARTITIONS", "6");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if verb != "install" {
+            command.arg(PORT.to_string());
+        }
+        command.status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.run("stop");
+        self.run("wipe");
+    }
+}
+
+fn member(search: &Search) -> Lab {
+    Lab::new(&format!(
+        r#"
+sources:
+  in:
+    type: kafka
+    endpoint: ["127.0.0.1:{PORT}"]
+    topics: [numbered]
+    group: members
+    options: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500 }}
+    schema: {{ fields: {{ seq: int64 }} }}
+sinks:
+  copy: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{PORT}"], topic: copied }}
+  search:
+    type: elasticsearch
+    from: [in]
+    endpoint: ["http://{}"]
+    index: numbered
+    batch: {{ timeout: 200ms }}
+"#,
+        search.address
+    ))
+}
+
+/// Sends messages into the topic through a pipeline of its own, as fast as they are taken out, so that there are some
+/// to come whatever happens.
+struct Feeder {
+    _pipeline: Pipeline,
+    _lab: Lab,
+    stream: TcpStream,
+    n_sent: usize,
+    n_all: usize,
+}
+
+impl Feeder {
+    fn start(n_all: usize) -> Self {
+        let port = free_port();
+        let lab = Lab::new(&format!(
+            r#"
+sources: {{ in: {{ type: tcp, listen: "127.0.0.1:{port}", schema: {{ fields: {{ seq: int64 }} }} }} }}
+sinks: {{ out: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{PORT}"], topic: numbered }} }}
+"#
+        ));
+        let pipeline = lab.run();
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Self { _pipeline: pipeline, _lab: lab, stream, n_sent: 0, n_all }
+    }
+
+    /// Feeds until the index holds `n` documents.
+    fn until_stored(&mut self, n: usize, search: &Search) {
+        let deadline = Instant::now() + ARRIVAL_MAX;
+        let ahead = self.n_all / 5;
+        while search.n_documents() < n {
+            let upto = (search.n_documents() + ahead).min(self.n_all).max(self.n_sent);
+            let lines: String = (self.n_sent..upto).map(|n| format!("{{\"seq\":{n}}}\n")).collect();
+            self.stream.write_all(lines.as_bytes()).unwrap();
+            self.n_sent = upto;
+            assert!(Instant::now() < deadline, "{} of {n} are stored, {upto} are sent", search.n_documents());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_group_are_killed_and_added_and_nothing_is_missing() {
+    let Some(_broker) = Broker::start() else {
+        println!("skipped: kafka: broker not at hand");
+        return;
+    };
+    let messages = std::env::var("LOGDRIVE_KAFKA_MESSAGES").ok().and_then(|n| n.parse().ok());
+    let n_messages: usize = messages.unwrap_or(MESSAGES);
+    let search = Search::start(1, Manners::default()).await;
+    let started = Instant::now();
+    let mut feeder = Feeder::start(n_messages);
+    feeder.until_stored(0, &search);
+    let labs: Vec<Lab> = (0..4).map(|_| member(&search)).collect();
+    let mut members: BTreeMap<usize, Pipeline> = (0..3).map(|n| (n, labs[n].run())).collect();
+    let mut n_kills = 0;
+    // Percent of all messages, who is killed, and who starts, perhaps again with what it remembers.
+    for (percent, killed, starts) in [
+        (10, Some(0), None),
+        (25, None, Some(3)),
+        (40, Some(1), Some(0)),
+        (60, Some(3), Some(1)),
+        (80, Some(2), None),
+    ] {
+        feeder.until_stored(n_messages * percent / 100, &search);
+        if let Some(member) = killed.and_then(|killed| members.remove(&killed)) {
+            member.kill();
+            n_kills += 1;
+        }
+        if let Some(starts) = starts {
+            members.insert(starts, labs[starts].run());
+        }
+    }
+    feeder.until_stored(n_messages, &search);
+    assert_eq!(search.n_documents(), n_messages, "each once");
+    for member in members.into_values() {
+        member.stop();
+    }
+    let took = started.elapsed();
+
+    // Everything is committed: whoever comes next is given nothing that was there before.
+    let last = labs[3].run();
+    let reader = Lab::new(&format!(
+        r#"
+sources: {{ in: {{ type: kafka, endpoint: ["127.0.0.1:{PORT}"], topics: [copied], group: reader, schema: {{ fields: {{ seq: int64 }} }} }} }}
+sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
+"#
+    ));
+    let reading = reader.run();
+    let mut seen = vec![0_u32; n_messages];
+    until_within(ARRIVAL_MAX, "everything is copied", || {
+        seen.fill(0);
+        for line in reader.lines("out.ndjson") {
+            seen[seq_of(&line).unwrap() as usize] += 1;
+        }
+        seen.iter().all(|n| *n > 0)
+    });
+    reading.stop();
+    let n_repeated: u32 = seen.iter().map(|n| n - 1).sum();
+    let n_again = last.metric("logdrive_source_messages_total", "source=\"in\"").unwrap_or(0.0);
+    assert_eq!(n_again, 0.0, "{}", last.log());
+    last.stop();
+    println!(
+        "{n_messages} messages in {took:?}, {n_kills} members killed: search {n_messages}, {} sent again and \
+         recognised; topic {n_messages} and {n_repeated} repeated",
+        search.n_conflicts()
+    );
+}
