@@ -122,6 +122,7 @@ fn chunk(mut line: impl FnMut(&mut SmallRng, &mut u32, &mut String)) -> Chunk {
         messages,
         received_at: 1_760_140_800_000_000,
         peer: None,
+        attributes: None,
     }
 }
 

@@ -99,6 +99,7 @@ impl Lines {
             messages,
             received_at: self.millis * 1000,
             peer: None,
+            attributes: None,
         }
     }
 

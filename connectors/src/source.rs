@@ -7,10 +7,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::{Array, StructArray};
 use async_trait::async_trait;
 use bytes::Bytes;
 use logdrive_schemas::component::{Component, ConfigError, Node};
-use logdrive_schemas::{Chunk, MessageRange, Partition, Position};
+use logdrive_schemas::{Chunk, MessageRange, Partition, Position, RowSchema};
 use prometheus::IntGauge;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -79,8 +80,18 @@ pub struct Received {
     pub messages: Vec<MessageRange>,
     /// Who sent them.
     pub peer: Option<Arc<str>>,
+    /// What is known of each message beside its bytes, one row per message; of the type that
+    /// [`SourceConfig::attributes`] says.
+    pub attributes: Option<StructArray>,
     /// Told when the messages are durable (or, with `buffer: { mode: memory }`, delivered).
     pub ack: Option<Ack>,
+}
+
+impl Received {
+    /// How many bytes of memory it takes, but for the positions of its messages.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() + self.attributes.as_ref().map_or(0, Array::get_array_memory_size)
+    }
 }
 
 impl fmt::Debug for Received {
@@ -144,7 +155,7 @@ impl Intake {
     /// If the pipeline has stopped or the messages are more than 64 MiB; they were not taken.
     pub async fn send(&self, received: Received) -> Result<(), NotDurable> {
         const STOPPED: &str = "the pipeline has stopped";
-        let n_bytes = received.data.len();
+        let n_bytes = received.bytes();
         if RECEIVED_MAX < n_bytes {
             return Err(NotDurable(format!("{n_bytes} bytes at once, at most {RECEIVED_MAX} are taken")));
         }
@@ -190,6 +201,13 @@ pub trait SourceConfig: Component {
     /// # Errors
     /// What is wrong with the configuration; the span may be left empty, the caller fills it in.
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError>;
+
+    /// What the source says of each message beside its bytes: the name of the object column and the fields in it
+    /// (event time and lateness do not count). `None` unless the user asked for it, with `metadata: NAME`; chunks
+    /// then need not have [`Chunk::attributes`].
+    fn attributes(&self) -> Option<(String, RowSchema)> {
+        None
+    }
 }
 
 /// One line of the registry.
@@ -202,6 +220,8 @@ pub struct SourceEntry {
     pub schema: fn() -> schemars::Schema,
     /// Reads the YAML without building.
     pub check: fn(&Node, &mut Vec<ConfigError>),
+    /// Reads the YAML: [`SourceConfig::attributes`]. `None` also if the YAML is wrong.
+    pub attributes: fn(&Node) -> Option<(String, RowSchema)>,
     /// Reads the YAML and builds.
     pub build: fn(&Node, &ConnectorContext) -> Result<SourceKind, Vec<ConfigError>>,
 }
@@ -217,6 +237,7 @@ impl SourceEntry {
             check: |node, errors| {
                 logdrive_schemas::component::parse::<C>(node, errors);
             },
+            attributes: |node| logdrive_schemas::component::parse::<C>(node, &mut Vec::new())?.attributes(),
             build: |node, cx| {
                 let mut errors = Vec::new();
                 let config = logdrive_schemas::component::parse::<C>(node, &mut errors).ok_or(errors)?;

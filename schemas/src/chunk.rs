@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow_array::{Array, StructArray};
 use arrow_buffer::Buffer;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,9 @@ pub struct Chunk {
     pub received_at: i64,
     /// Who sent it (`127.0.0.1:40112`, a path), if known.
     pub peer: Option<Arc<str>>,
+    /// What the source knows of each message beside its bytes (topic, key, headers …), one row per message; only if
+    /// the source was asked for it.
+    pub attributes: Option<StructArray>,
     /// Where the source resumes once this chunk is delivered: the offset after the last message.
     pub next_offset: u64,
 }
@@ -66,6 +70,12 @@ impl Chunk {
     pub fn message(&self, idx: usize) -> &[u8] {
         let m = self.messages[idx];
         &self.data.as_slice()[m.start as usize..(m.start + m.len) as usize]
+    }
+
+    /// How many bytes of memory it takes, but for the positions of its messages.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.data.len() + self.attributes.as_ref().map_or(0, Array::get_array_memory_size)
     }
 
     /// The position to acknowledge once the chunk is delivered.

@@ -26,6 +26,7 @@ pub fn chunk(data: &[u8]) -> Chunk {
         messages,
         received_at: 1_700_000_000_000_000,
         peer: None,
+        attributes: None,
     }
 }
 

@@ -1,14 +1,14 @@
 //! A [`Batch`] as bytes and back: an Arrow IPC stream.
 //!
 //! The originals and the offsets are two more columns at the end; origin and layout are JSON in the schema's
-//! metadata. A column of views is compacted first: IPC writes every buffer that a view array refers to, and here that
+//! metadata. The attributes of messages are a stream of their own. A column of views is compacted first: IPC writes every buffer that a view array refers to, and here that
 //! would be whole received chunks, once per column.
 
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayData, ArrayRef, BinaryViewArray, RecordBatch, RecordBatchOptions, StringViewArray,
-    UInt32Array, UInt64Array, make_array,
+    StructArray, UInt32Array, UInt64Array, make_array,
 };
 use arrow::buffer::Buffer;
 use arrow::compute::take;
@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
 use logdrive_schemas::{Batch, Layout, Origin, Partition};
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,30 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, CodecError> {
     };
     Batch::new(rows, original, offsets, Arc::new(origin), Arc::new(layout))
         .ok_or(CodecError::Foreign("it has no rows"))
+}
+
+/// Writes the attributes of messages.
+///
+/// # Errors
+/// If a column has a type that IPC does not know.
+pub(super) fn encode_struct(attributes: &StructArray) -> Result<Vec<u8>, CodecError> {
+    let columns = attributes.columns().iter().map(compact).collect::<Result<Vec<_>, _>>()?;
+    let schema = Arc::new(Schema::new(attributes.fields().clone()));
+    let options = RecordBatchOptions::new().with_row_count(Some(attributes.len()));
+    let rows = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?;
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
+    writer.write(&rows)?;
+    Ok(writer.into_inner()?)
+}
+
+/// Reads what [`encode_struct`] wrote.
+///
+/// # Errors
+/// If the bytes are anything else.
+pub(super) fn decode_struct(bytes: Bytes) -> Result<StructArray, CodecError> {
+    let rows = StreamDecoder::new().decode(&mut Buffer::from(bytes))?;
+    let rows = rows.ok_or(CodecError::Foreign("it has no rows"))?;
+    Ok(StructArray::from(rows))
 }
 
 /// The same values, with views that refer to nothing but what they show.

@@ -99,7 +99,7 @@ impl DiskBuffer {
             let mut found: Vec<(u64, u64, u64)> = Vec::new();
             let opened = Store::open(&dir, sizes.segment, disk, &mut |frame, bytes| {
                 let Some(record) = Record::read(frame, bytes) else { return false };
-                let (size, n) = (record.data.len() as u64, record.messages.len() as u64);
+                let (size, n) = (record.payload() as u64, record.messages.len() as u64);
                 match found.last_mut().filter(|(_, bytes, _)| *bytes < sizes.undelivered.min(2 << 20) / 8) {
                     Some(span) => *span = (record.end(), span.1 + size, span.2 + n),
                     None => found.push((record.end(), size, n)),

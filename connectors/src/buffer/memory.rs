@@ -118,7 +118,7 @@ async fn keep(
             shared.finish(Outcome::Ended(listener_error(listening).await));
             return;
         };
-        released.release(released.weight(received.data.len()));
+        released.release(released.weight(received.bytes()));
         let ack = received.ack.take();
         if received.messages.is_empty() {
             answer(ack, Ok(()));

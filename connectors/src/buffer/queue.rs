@@ -227,6 +227,7 @@ mod tests {
             offsets: vec![4],
             received_at: 5,
             peer: None,
+            attributes: None,
             next_offset: 5,
         };
         reject::of_chunk(&chunk, &[Reject { idx: 0, reason: "r".into() }]).unwrap()

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arrow::array::{Array, StructArray};
 use arrow::buffer::Buffer;
+use arrow::compute::concat;
 use logdrive_schemas::{Chunk, MessageRange, Partition};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -230,7 +232,7 @@ impl State {
     }
 
     fn account(&mut self, record: &Record, bytes_max: u64) {
-        let (bytes, messages) = (record.data.len() as u64, record.messages.len() as u64);
+        let (bytes, messages) = (record.payload() as u64, record.messages.len() as u64);
         self.undelivered_bytes += bytes;
         self.undelivered_messages += messages;
         let span_bytes = SPAN_BYTES.min(bytes_max / 8);
@@ -249,6 +251,9 @@ impl State {
         let mut pieces: Vec<Record> = Vec::new();
         let (mut bytes, mut messages) = (0, 0);
         while let Some(record) = self.memory.front() {
+            if pieces.first().is_some_and(|first| !have_same_attributes(first, record)) {
+                break;
+            }
             let skip = usize::try_from(self.read.saturating_sub(record.first)).unwrap_or(usize::MAX);
             let rest = &record.messages[skip.min(record.messages.len())..];
             let Some(head) = rest.first() else {
@@ -275,6 +280,7 @@ impl State {
                 received_at: record.received_at,
                 peer: record.peer.clone(),
                 messages: messages_rebased.collect(),
+                attributes: record.attributes.as_ref().map(|a| a.slice(skip, n)),
                 data: record.data.slice(range),
             };
             bytes += size;
@@ -301,14 +307,33 @@ impl State {
     }
 }
 
+/// Whether two records fit into one chunk; not if the configuration changed between them.
+fn have_same_attributes(a: &Record, b: &Record) -> bool {
+    match (&a.attributes, &b.attributes) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.data_type() == b.data_type(),
+        _ => false,
+    }
+}
+
+/// The attributes of all pieces, which have the same.
+fn joined_attributes(pieces: &[Record]) -> Option<StructArray> {
+    let all: Vec<&dyn Array> = pieces.iter().filter_map(|p| p.attributes.as_ref().map(|a| a as _)).collect();
+    if all.is_empty() {
+        return None;
+    }
+    // Attributes are an addition: that they are too large for one array must not stop the messages.
+    concat(&all).ok()?.as_any().downcast_ref::<StructArray>().cloned()
+}
+
 /// One record becomes a view, several are copied together. The time of arrival is that of the first; the sender is
 /// named if all have the same.
 fn chunk(source: &Arc<str>, partition: Partition, mut pieces: Vec<Record>, peer: Option<Arc<str>>) -> Chunk {
     let (received_at, next_offset) = (pieces[0].received_at, pieces[pieces.len() - 1].end());
     let offsets = pieces.iter().flat_map(|p| p.first..p.end()).collect();
-    let (data, messages) = if pieces.len() == 1 {
+    let (data, messages, attributes) = if pieces.len() == 1 {
         let piece = pieces.remove(0);
-        (Buffer::from(piece.data), piece.messages)
+        (Buffer::from(piece.data), piece.messages, piece.attributes)
     } else {
         let mut data = Vec::with_capacity(pieces.iter().map(|p| p.data.len()).sum());
         let mut messages = Vec::with_capacity(pieces.iter().map(|p| p.messages.len()).sum());
@@ -318,7 +343,8 @@ fn chunk(source: &Arc<str>, partition: Partition, mut pieces: Vec<Record>, peer:
                 .extend(piece.messages.iter().map(|m| MessageRange { start: base + m.start, len: m.len }));
             data.extend_from_slice(&piece.data);
         }
-        (Buffer::from_vec(data), messages)
+        (Buffer::from_vec(data), messages, joined_attributes(&pieces))
     };
-    Chunk { source: Arc::clone(source), partition, data, messages, offsets, received_at, peer, next_offset }
+    let source = Arc::clone(source);
+    Chunk { source, partition, data, messages, offsets, received_at, peer, attributes, next_offset }
 }

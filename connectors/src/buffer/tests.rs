@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arrow::array::{Array as _, ArrayRef, Int64Array, StringViewArray, StructArray};
+use arrow::datatypes::Field;
+use arrow::util::display::array_value_to_string;
 use async_trait::async_trait;
 use bytes::Bytes;
 use logdrive_schemas::{Chunk, MessageRange, Position};
@@ -63,8 +66,13 @@ impl Sender {
             data.extend_from_slice(message.as_bytes());
             data.push(b'\n');
         }
-        let received =
-            Received { data: data.into(), messages: ranges, peer: Some(peer.into()), ack: Some(ack) };
+        let received = Received {
+            data: data.into(),
+            messages: ranges,
+            peer: Some(peer.into()),
+            attributes: None,
+            ack: Some(ack),
+        };
         self.0.send(received).expect("the listener runs");
         answer
     }
@@ -243,7 +251,8 @@ async fn a_failed_sync_is_told_to_everybody_and_stops_the_source() {
     }
     // A sender that comes later is not answered with a yes either.
     let (ack, answer) = oneshot::channel();
-    let later = Received { data: Bytes::new(), messages: vec![], peer: None, ack: Some(ack) };
+    let later =
+        Received { data: Bytes::new(), messages: vec![], peer: None, attributes: None, ack: Some(ack) };
     if sender.0.send(later).is_ok() {
         assert!(!matches!(soon(answer).await, Ok(Ok(()))));
     }
@@ -439,13 +448,97 @@ async fn one_record_is_a_view_and_small_ones_are_combined() {
     let address = data.as_ptr();
     let (ack, answer) = oneshot::channel();
     let messages = vec![MessageRange { start: 0, len: 300 << 10 }];
-    sender.0.send(Received { data, messages, peer: None, ack: Some(ack) }).unwrap();
+    sender.0.send(Received { data, messages, peer: None, attributes: None, ack: Some(ack) }).unwrap();
     soon(answer).await.unwrap().unwrap();
     soon(sender.send_from("a", &["1", "2"])).await.unwrap().unwrap();
     soon(sender.send_from("b", &["3"])).await.unwrap().unwrap();
     assert_eq!(recv(&mut source).await.data.as_ptr(), address);
     let chunk = recv(&mut source).await;
     assert_eq!((texts(&chunk), chunk.peer), (vec!["1".into(), "2".into(), "3".into()], None));
+}
+
+impl Sender {
+    /// Sends messages that say which attribute they have: `topic` is of this type.
+    fn send_with_topics(&self, messages: &[&str], topics: ArrayRef) -> Answer {
+        let (ack, answer) = oneshot::channel();
+        let mut ranges: Vec<MessageRange> = Vec::new();
+        for message in messages {
+            let start = ranges.last().map_or(0, |m| m.start + m.len);
+            ranges.push(MessageRange { start, len: message.len() as u32 });
+        }
+        let field = Arc::new(Field::new("topic", topics.data_type().clone(), true));
+        let received = Received {
+            data: messages.concat().into(),
+            messages: ranges,
+            peer: None,
+            attributes: Some(StructArray::from(vec![(field, topics)])),
+            ack: Some(ack),
+        };
+        self.0.send(received).expect("the listener runs");
+        answer
+    }
+}
+
+/// The messages of a chunk, each with its topic.
+fn topics(chunk: &Chunk) -> Vec<(String, String)> {
+    let attributes = chunk.attributes.as_ref();
+    let topic = |idx| match attributes.map(|a| a.column(0)) {
+        None => "none".to_owned(),
+        Some(topics) => array_value_to_string(topics, idx).unwrap(),
+    };
+    assert!(attributes.is_none_or(|a| a.len() == chunk.messages.len()));
+    texts(chunk).into_iter().enumerate().map(|(idx, text)| (text, topic(idx))).collect()
+}
+
+fn of_text(topics: &[&str]) -> ArrayRef {
+    Arc::new(StringViewArray::from(topics.to_vec()))
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn attributes_stay_with_their_messages_on_disk_and_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut source, sender) = open(dir.path(), Sizes::new(1 << 30)).await;
+    soon(sender.send(&["old"])).await.unwrap().unwrap();
+    let long = "a topic that is longer than twelve bytes";
+    soon(sender.send_with_topics(&["a", "b", "c"], of_text(&["ta", long, "tc"]))).await.unwrap().unwrap();
+    soon(sender.send_with_topics(&["d"], of_text(&["td"]))).await.unwrap().unwrap();
+    let numbers = Arc::new(Int64Array::from(vec![7]));
+    soon(sender.send_with_topics(&["e"], numbers)).await.unwrap().unwrap();
+    let expected = [
+        pairs(&[("old", "none")]),
+        pairs(&[("a", "ta"), ("b", long), ("c", "tc"), ("d", "td")]),
+        pairs(&[("e", "7")]),
+    ];
+    for expected in &expected {
+        assert_eq!(topics(&recv(&mut source).await), *expected);
+    }
+    drop((source, sender));
+    released(dir.path()).await;
+    let (mut source, _sender) = open(dir.path(), Sizes::new(1 << 30)).await;
+    assert_eq!(topics(&recv(&mut source).await), expected[0]);
+    let first = soon(source.recv(Budget { messages: 2, bytes: 100 })).await.unwrap();
+    assert_eq!(topics(&first), expected[1][..2], "a part of a record has its part of them");
+    assert_eq!(topics(&recv(&mut source).await), expected[1][2..]);
+    assert_eq!(topics(&recv(&mut source).await), expected[2]);
+
+    let (sender, feed) = mpsc::unbounded_channel();
+    let mut memory = MemoryBuffer::new(Box::new(Feed(feed)), 1 << 20, &context(dir.path()));
+    memory.connect(&[]).await.unwrap();
+    let _answer = Sender(sender).send_with_topics(&["a"], of_text(&["ta"]));
+    assert_eq!(topics(&soon(memory.recv(Budget::default())).await.unwrap()), pairs(&[("a", "ta")]));
+}
+
+#[tokio::test]
+async fn attributes_that_do_not_fit_are_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut source, sender) = open(dir.path(), small()).await;
+    assert!(soon(sender.send_with_topics(&["a"], of_text(&["one", "two"]))).await.unwrap().is_err());
+    soon(sender.send(&["b"])).await.unwrap().unwrap();
+    assert_eq!(topics(&recv(&mut source).await), pairs(&[("b", "none")]));
 }
 
 #[tokio::test]

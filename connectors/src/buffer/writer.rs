@@ -45,7 +45,7 @@ impl Group {
         let key = self.store.identity().key;
         let now = now_micros();
         let (mut next, mut records, mut acks) = (group, Vec::new(), Vec::new());
-        let size = |r: &Received| r.data.len() + r.messages.len() * 10 + (1 << 10);
+        let size = |r: &Received| r.bytes() + r.messages.len() * 10 + (1 << 10);
         self.frames.begin(self.received.iter().map(size).sum());
         for mut received in self.received.drain(..) {
             let ack = received.ack.take();
@@ -53,9 +53,10 @@ impl Group {
                 acks.extend(ack);
                 continue;
             }
-            match Record::new(&received, next, now) {
+            let record = Record::new(&received, next, now);
+            let written = record.and_then(|r| r.write(key, group, self.frames.buffer()).map(|()| r));
+            match written {
                 Ok(record) => {
-                    record.write(key, group, self.frames.buffer());
                     next = record.end();
                     records.push(record);
                     acks.extend(ack);
@@ -138,8 +139,9 @@ async fn gather(
     let (mut bytes, mut weight) = (0, 0);
     let mut next = Some(first);
     while let Some(received) = next.take() {
-        bytes += received.data.len();
-        weight += released.weight(received.data.len());
+        let n_bytes = received.bytes();
+        bytes += n_bytes;
+        weight += released.weight(n_bytes);
         let awaited = received.ack.is_some();
         group.received.push(received);
         if sizes.group <= bytes {

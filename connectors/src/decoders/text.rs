@@ -186,6 +186,7 @@ mod tests {
             offsets: vec![10, 20, 30, 40],
             received_at: 1_700_000_000_000_000,
             peer: None,
+            attributes: None,
             next_offset: 50,
         }
     }

@@ -141,6 +141,7 @@ pub(crate) mod testing {
             // 2024-01-02T03:04:05.5Z
             received_at: 1_704_164_645_500_000,
             peer: None,
+            attributes: None,
         }
     }
 

@@ -37,6 +37,11 @@ fn summary(plan: &Plan) -> String {
             if fields.len() <= FIELDS_SHOWN { fields.join(", ") } else { String::new() }
         )
         .expect("writing to a string cannot fail");
+        if let Some(field) = &source.attributes {
+            out.truncate(out.trim_end().len());
+            writeln!(out, ", and `{}` of what it knows of each", field.name())
+                .expect("writing to a string cannot fail");
+        }
     }
     for sink in plan.sinks.iter().filter(|sink| !sink.is_implicit()) {
         let promise = match sink.guarantee {

@@ -194,6 +194,7 @@ impl Source for Listed {
             offsets: (0..n_messages).collect(),
             received_at: topology::now_micros(),
             peer: None,
+            attributes: None,
             next_offset: n_messages,
         })
     }

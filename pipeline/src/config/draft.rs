@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::FieldRef;
 use logdrive_connectors::buffer::BufferConfig;
 use logdrive_connectors::{DECODERS, DecoderEntry, SINKS, SOURCES, SinkEntry, SourceEntry};
 use logdrive_operators::{DETECTORS, DetectorEntry, STEPS, StepEntry};
 use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span, nearest, parse_as};
-use logdrive_schemas::{RowSchema, catalogue};
+use logdrive_schemas::{FieldType, RowSchema, catalogue};
 
 use super::plan::QueueConfig;
 
@@ -41,7 +43,15 @@ pub(super) struct SourceDraft {
     pub(super) decoder: &'static DecoderEntry,
     pub(super) decoder_node: Node,
     pub(super) schema: RowSchema,
+    pub(super) attributes: Option<AttributesDraft>,
     pub(super) buffer: BufferConfig,
+}
+
+/// The column of what the source says of each message beside its bytes.
+pub(super) struct AttributesDraft {
+    pub(super) field: FieldRef,
+    /// Where its name stands.
+    pub(super) span: Span,
 }
 
 pub(super) struct StreamDraft {
@@ -285,7 +295,11 @@ fn read_source(key: &Key, node: &Node, errors: &mut Vec<ConfigError>) -> Option<
         Some(node) => read_schema(&node, errors)?,
         None => (decoder.default_schema)(&decoder_node).map_err(|e| errors.extend(e)).ok()?,
     };
-    Some(SourceDraft { key: key.clone(), entry, node, decoder, decoder_node, schema, buffer })
+    let attributes = (entry.attributes)(&node).map(|(name, fields)| AttributesDraft {
+        field: Arc::new(FieldType::Object(fields.fields).field(&name)),
+        span: node.get("metadata").unwrap_or(&node).span,
+    });
+    Some(SourceDraft { key: key.clone(), entry, node, decoder, decoder_node, schema, attributes, buffer })
 }
 
 fn read_schema(node: &Node, errors: &mut Vec<ConfigError>) -> Option<RowSchema> {

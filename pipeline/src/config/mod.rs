@@ -1,5 +1,6 @@
 //! From YAML to a checked plan. All errors of all files are found at once, each with its place.
 
+pub(crate) mod attributes;
 mod draft;
 mod file;
 pub mod graph;

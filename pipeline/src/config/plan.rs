@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::FieldRef;
 use logdrive_connectors::buffer::BufferConfig;
 use logdrive_connectors::{DecoderEntry, Demand, Guarantee, SinkEntry, SourceEntry};
 use logdrive_operators::{Detector, Stage, StepPlan};
@@ -51,6 +52,8 @@ pub struct SourcePlan {
     pub schema: RowSchema,
     /// The fields that the pipeline reads.
     pub demand: Demand,
+    /// The column of what the source says of each message beside its bytes, if the pipeline reads it.
+    pub attributes: Option<FieldRef>,
     /// The write-ahead buffer, if it needs one.
     pub buffer: BufferConfig,
 }

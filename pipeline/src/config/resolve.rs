@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{FieldRef, Schema};
 use logdrive_connectors::sink::Reads;
 use logdrive_connectors::{Demand, Guarantee, SINKS};
 use logdrive_operators::{Compiler, DetectorContext, STEPS, Stage, StepContext, StepPlan};
 use logdrive_schemas::component::{ConfigError, Node, NodeKind, Scalar, Span};
 use logdrive_schemas::{Edit, Finding, Layout, RowSchema, reject};
 
-use super::draft::{DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft, complete_keys};
+use super::attributes;
+use super::draft::{
+    AttributesDraft, DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft, complete_keys,
+};
 use super::plan::{DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan};
 
 /// What planning needs from outside the configuration.
@@ -40,6 +43,27 @@ struct Round {
     sinks: Vec<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)>,
 }
 
+/// What a source gives.
+struct Fields {
+    /// The fields to decode.
+    schema: RowSchema,
+    /// The column of attributes.
+    attributes: Option<FieldRef>,
+}
+
+impl Fields {
+    fn declared(source: &SourceDraft) -> Self {
+        let attributes = source.attributes.as_ref().map(|attributes| Arc::clone(&attributes.field));
+        Self { schema: source.schema.clone(), attributes }
+    }
+
+    fn cut_down(&self, needed: &BTreeSet<String>) -> Self {
+        let fields = self.schema.fields.iter().filter(|(name, _)| needed.contains(name)).cloned().collect();
+        let attributes = self.attributes.clone().filter(|field| needed.contains(field.name()));
+        Self { schema: RowSchema { fields, ..self.schema.clone() }, attributes }
+    }
+}
+
 /// Plans a configuration whose sections are read. The order of planning is: names, edges, types with every declared
 /// field, needs, types again with only the needed fields.
 pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<ConfigError>) -> Option<Plan> {
@@ -49,7 +73,8 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
     reorder(&mut draft.streams, &order);
     // Streams have moved; what is wrong with names is reported already.
     let names = collect_names(&draft, &mut Vec::new());
-    let all: Vec<_> = draft.sources.iter().map(|s| s.schema.clone()).collect();
+    check_attributes(&draft.sources, errors);
+    let all: Vec<_> = draft.sources.iter().map(Fields::declared).collect();
     let round = plan_round(&draft, &names, &all, cx, errors);
     if draft.sources.is_empty() && draft.broken.is_empty() {
         let help = "add one under `sources:`, such as `in: { type: stdin, decoder: json }`";
@@ -61,7 +86,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         return None;
     }
     let needed = needs(&draft, &round);
-    let cut: Vec<_> = all.iter().zip(&needed).map(|(schema, needed)| cut_down(schema, needed)).collect();
+    let cut: Vec<_> = all.iter().zip(&needed).map(|(fields, needed)| fields.cut_down(needed)).collect();
     let round = plan_round(&draft, &names, &cut, cx, errors);
     if !errors.is_empty() {
         return None;
@@ -86,7 +111,8 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         decoder: draft.decoder,
         decoder_node: draft.decoder_node,
         schema: draft.schema,
-        demand: Demand { schema: cut, validate: true },
+        demand: Demand { schema: cut.schema, validate: true },
+        attributes: cut.attributes,
         buffer: draft.buffer,
     });
     let sources: Vec<_> = sources.collect();
@@ -241,15 +267,14 @@ fn inputs(
 fn plan_round(
     draft: &Draft,
     names: &Names,
-    schemas: &[RowSchema],
+    fields: &[Fields],
     cx: &PlanContext,
     errors: &mut Vec<ConfigError>,
 ) -> Round {
     let mut round = Round::default();
-    for (idx, (source, schema)) in draft.sources.iter().zip(schemas).enumerate() {
-        round
-            .lanes
-            .insert(Input::Source(idx), source_lane(idx, source, schema, errors).into_iter().collect());
+    for (idx, (source, fields)) in draft.sources.iter().zip(fields).enumerate() {
+        let lane = source_lane(idx, source, fields, errors);
+        round.lanes.insert(Input::Source(idx), lane.into_iter().collect());
     }
     round.lanes.insert(Input::Rejects, vec![fixed_lane(reject::schema(), "received_at")]);
     for stream in &draft.streams {
@@ -293,17 +318,34 @@ fn fixed_lane(schema: arrow::datatypes::SchemaRef, event_time: &str) -> Lane {
 fn source_lane(
     idx: usize,
     source: &SourceDraft,
-    schema: &RowSchema,
+    fields: &Fields,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Lane> {
-    let demand = Demand { schema: schema.clone(), validate: true };
+    let demand = Demand { schema: fields.schema.clone(), validate: true };
     let decoder = (source.decoder.build)(&source.decoder_node, &demand).map_err(|e| errors.extend(e)).ok()?;
+    let stage = Stage { schema: decoder.schema(), layout: Arc::new(decoder.layout()) };
     Some(Lane {
         source: Some(idx),
-        stage: Stage { schema: decoder.schema(), layout: Arc::new(decoder.layout()) },
-        event_time: schema.event_time.clone(),
-        lateness: schema.lateness,
+        stage: match &fields.attributes {
+            Some(field) => attributes::added_to(stage, field),
+            None => stage,
+        },
+        event_time: fields.schema.event_time.clone(),
+        lateness: fields.schema.lateness,
     })
+}
+
+/// A field of the messages and the attributes cannot have one name.
+fn check_attributes(sources: &[SourceDraft], errors: &mut Vec<ConfigError>) {
+    for source in sources {
+        let Some(AttributesDraft { field, span }) = &source.attributes else { continue };
+        let name = field.name();
+        if source.schema.fields.iter().any(|(declared, _)| declared == name) {
+            let message = format!("`metadata: {name}`: the messages have a field `{name}` already");
+            let help = "name the metadata otherwise, or leave the field out of `schema`";
+            errors.push(ConfigError::new("config::duplicate_name", *span, message).with_help(help));
+        }
+    }
 }
 
 fn plan_stream(
@@ -479,9 +521,4 @@ fn before(step: &StepPlan, after: BTreeSet<String>) -> BTreeSet<String> {
     }
     needed.extend(step.reads.iter().cloned());
     needed
-}
-
-fn cut_down(schema: &RowSchema, needed: &BTreeSet<String>) -> RowSchema {
-    let fields = schema.fields.iter().filter(|(name, _)| needed.contains(name)).cloned().collect();
-    RowSchema { fields, ..schema.clone() }
 }

@@ -114,11 +114,11 @@ impl IngestTask {
         let budget = Budget::default();
         loop {
             if let Some(chunk) = pending.take_if(|chunk| {
-                let bytes = chunk.data.len() as u64;
+                let bytes = chunk.bytes() as u64;
                 self.used == 0 || self.used + bytes <= self.in_flight_max_bytes
             }) {
                 let epoch = self.epochs.current();
-                let bytes = chunk.data.len() as u64;
+                let bytes = chunk.bytes() as u64;
                 self.use_credits(bytes);
                 in_flight.push_back(InFlight { epoch, end: chunk.end(), bytes });
                 if !self.queues[next_worker].send(Ingest::Chunk(epoch, chunk)) {

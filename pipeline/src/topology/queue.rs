@@ -8,6 +8,7 @@ use timely::scheduling::SyncActivator;
 
 /// What a source tells a worker.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a tick is as rare as a chunk, and neither is often moved")]
 pub(super) enum Ingest {
     /// Messages of this epoch.
     Chunk(u64, Chunk),

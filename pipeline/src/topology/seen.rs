@@ -84,6 +84,7 @@ mod tests {
             offsets: offsets.to_vec(),
             received_at: 0,
             peer: None,
+            attributes: None,
             next_offset: 0,
         };
         let rejects: Vec<_> = (0..offsets.len()).map(|idx| Reject { idx, reason: "r".into() }).collect();

@@ -7,7 +7,7 @@ use std::sync::mpsc::TryRecvError;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::SchemaRef;
 use logdrive_connectors::Decoder;
-use logdrive_operators::{BatchStream, Batches, Emit, Step, WorkerContext};
+use logdrive_operators::{BatchStream, Batches, Emit, Stage, Step, WorkerContext};
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -20,6 +20,7 @@ use super::egress;
 use super::queue::{Ingest, QueueReceiver};
 use super::runtime::Runtime;
 use crate::config::Input;
+use crate::config::attributes::Attach;
 
 /// How many chunks an ingest operator decodes before it lets the others run.
 const FUEL: usize = 4;
@@ -129,6 +130,10 @@ fn ingest<'scope>(
     let source = &runtime.plan.sources[idx];
     let mut decoder: Box<dyn Decoder> = (source.decoder.build)(&source.decoder_node, &source.demand)
         .expect("the plan built the same decoder");
+    let attach = source.attributes.as_ref().map(|field| {
+        let stage = Stage { schema: decoder.schema(), layout: Arc::new(decoder.layout()) };
+        Attach::new(stage, field)
+    });
     let mut builder = OperatorBuilder::new(format!("source:{}", source.name), scope);
     let (rows, rows_stream) = builder.new_output::<Batches>();
     let (rejects, rejects_stream) = builder.new_output::<Batches>();
@@ -149,7 +154,10 @@ fn ingest<'scope>(
                     Ok(Ingest::Chunk(epoch, chunk)) => {
                         held.iter_mut().for_each(|capability| capability.downgrade(&epoch));
                         let decoded = decoder.decode(&chunk);
-                        if let Some(batch) = decoded.rows {
+                        if let Some(mut batch) = decoded.rows {
+                            if let Some(attach) = &attach {
+                                batch = attach.attach(batch, &chunk);
+                            }
                             rows_counter.inc_by(batch.num_rows() as u64);
                             taps.offer(&batch);
                             give!(rows, &held[0], vec![batch]);

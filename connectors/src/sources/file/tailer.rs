@@ -22,6 +22,7 @@ use crate::source::Budget;
 /// Files held open at once, apart from those that have lost their name: far below the usual limit of 1024.
 const OPEN_MAX: usize = 256;
 /// What an advance came to.
+#[allow(clippy::large_enum_variant, reason = "chunks are few and large, and nearly all that is returned")]
 pub(super) enum Progress {
     /// Lines.
     Chunk(Chunk),
@@ -318,6 +319,7 @@ impl Tailer {
             offsets: lines.offsets,
             received_at: now_micros(),
             peer: Some(Arc::clone(&file.peer)),
+            attributes: None,
             next_offset: file.offset,
         })
     }

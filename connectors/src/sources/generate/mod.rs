@@ -315,6 +315,7 @@ impl Run {
             offsets: (first..self.next).collect(),
             received_at: jiff::Timestamp::now().as_microsecond(),
             peer: None,
+            attributes: None,
             next_offset: self.next,
         })
     }

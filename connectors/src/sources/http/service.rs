@@ -190,7 +190,8 @@ impl Service {
         };
         let counted = messages.clone();
         let (ack, acked) = oneshot::channel();
-        let received = Received { data, messages, peer: Some(Arc::clone(peer)), ack: Some(ack) };
+        let received =
+            Received { data, messages, peer: Some(Arc::clone(peer)), attributes: None, ack: Some(ack) };
         match timeout(self.full_timeout, self.intake.send(received)).await {
             Ok(Ok(())) => self.counts.received(&counted),
             Ok(Err(error)) => return Err(unavailable(&error)),

@@ -69,7 +69,13 @@ impl Datagrams {
         }
         counts.rejected("datagram_truncated", self.n_truncated, peer.as_deref().unwrap_or_default());
         counts.received(&self.messages);
-        Some(Received { data: self.data.freeze(), messages: self.messages, peer, ack: None })
+        Some(Received {
+            data: self.data.freeze(),
+            messages: self.messages,
+            peer,
+            attributes: None,
+            ack: None,
+        })
     }
 }
 

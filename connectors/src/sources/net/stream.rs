@@ -282,7 +282,8 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
         self.shared.counts.rejected("line_too_long", group.n_too_long, &self.peer);
         self.shared.counts.received(&group.messages);
         let peer = Some(Arc::clone(&self.peer));
-        let received = Received { data: group.data, messages: group.messages, peer, ack: None };
+        let received =
+            Received { data: group.data, messages: group.messages, peer, attributes: None, ack: None };
         Ok(self.shared.intake.send(received).await?)
     }
 
