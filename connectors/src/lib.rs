@@ -9,6 +9,8 @@ pub mod decoders;
 pub mod document;
 pub mod error;
 pub mod metrics;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod sink;
 pub mod sinks;
 pub mod source;

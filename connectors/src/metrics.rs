@@ -46,6 +46,8 @@ metrics! {
     source_rejects: IntCounterVec "logdrive_source_rejects_total" ["source", "reason"];
     /// Datagrams that the kernel dropped because nobody read them in time.
     source_dropped: IntCounterVec "logdrive_source_kernel_dropped_total" ["source"];
+    /// Trouble of a source with its far end, by kind.
+    source_errors: IntCounterVec "logdrive_source_errors_total" ["source", "kind"];
     /// Bytes received that wait to enter the write-ahead buffer. At most 16 MiB, or `buffer.max_bytes` if that is less.
     intake_bytes: IntGaugeVec "logdrive_intake_bytes" ["source"];
     /// Bytes in the write-ahead buffer that are not yet delivered.

@@ -10,6 +10,8 @@ pub(crate) mod fixtures;
 pub mod http;
 mod http_auth;
 mod http_rejects;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod parquet;
 pub mod stdout;
 pub mod tcp;
@@ -27,6 +29,8 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<elasticsearch::Elasticsearch>(),
     SinkEntry::of::<file::File>(),
     SinkEntry::of::<http::Http>(),
+    #[cfg(feature = "mqtt")]
+    SinkEntry::of::<mqtt::Mqtt>(),
     SinkEntry::of::<parquet::Parquet>(),
     SinkEntry::of::<stdout::Stdout>(),
     SinkEntry::of::<tcp::Tcp>(),

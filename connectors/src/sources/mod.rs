@@ -3,6 +3,8 @@
 pub mod file;
 pub mod generate;
 pub mod http;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod net;
 pub mod stdin;
 pub mod tcp;
@@ -16,6 +18,8 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<file::File>(),
     SourceEntry::of::<generate::Generate>(),
     SourceEntry::of::<http::Http>(),
+    #[cfg(feature = "mqtt")]
+    SourceEntry::of::<mqtt::Mqtt>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<tcp::Tcp>(),
     SourceEntry::of::<udp::Udp>(),
