@@ -7,6 +7,8 @@ mod attributes;
 mod group;
 mod identity;
 mod receiver;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::time::Duration;
