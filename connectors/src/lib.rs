@@ -11,6 +11,8 @@ pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod metrics;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod sink;
 pub mod sinks;
 pub mod source;

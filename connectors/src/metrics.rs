@@ -48,6 +48,8 @@ metrics! {
     source_dropped: IntCounterVec "logdrive_source_kernel_dropped_total" ["source"];
     /// Messages between what is delivered and the end of a Kafka partition.
     kafka_lag: IntGaugeVec "logdrive_kafka_lag_messages" ["source", "topic", "partition"];
+    /// Trouble of a source with its far end, by kind.
+    source_errors: IntCounterVec "logdrive_source_errors_total" ["source", "kind"];
     /// Bytes received that wait to enter the write-ahead buffer. At most 16 MiB, or `buffer.max_bytes` if that is less.
     intake_bytes: IntGaugeVec "logdrive_intake_bytes" ["source"];
     /// Bytes in the write-ahead buffer that are not yet delivered.

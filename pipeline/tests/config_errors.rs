@@ -64,6 +64,7 @@ golden!(
     detector_without_key,
     duplicate_key,
     duplicate_name,
+    metadata,
     missing_key,
     no_source,
     route_misuse,

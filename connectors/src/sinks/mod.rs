@@ -12,6 +12,8 @@ mod http_auth;
 mod http_rejects;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod parquet;
 pub mod stdout;
 pub mod tcp;
@@ -31,6 +33,8 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<http::Http>(),
     #[cfg(feature = "kafka")]
     SinkEntry::of::<kafka::Kafka>(),
+    #[cfg(feature = "mqtt")]
+    SinkEntry::of::<mqtt::Mqtt>(),
     SinkEntry::of::<parquet::Parquet>(),
     SinkEntry::of::<stdout::Stdout>(),
     SinkEntry::of::<tcp::Tcp>(),

@@ -5,6 +5,8 @@ pub mod generate;
 pub mod http;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod net;
 pub mod stdin;
 pub mod tcp;
@@ -20,6 +22,8 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<http::Http>(),
     #[cfg(feature = "kafka")]
     SourceEntry::of::<kafka::Kafka>(),
+    #[cfg(feature = "mqtt")]
+    SourceEntry::of::<mqtt::Mqtt>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<tcp::Tcp>(),
     SourceEntry::of::<udp::Udp>(),
