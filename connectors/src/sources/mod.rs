@@ -5,6 +5,7 @@ pub mod generate;
 pub mod http;
 pub mod net;
 pub mod stdin;
+pub mod syslog;
 pub mod tcp;
 pub mod udp;
 pub mod unix;
@@ -17,6 +18,7 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<generate::Generate>(),
     SourceEntry::of::<http::Http>(),
     SourceEntry::of::<stdin::Stdin>(),
+    SourceEntry::of::<syslog::Syslog>(),
     SourceEntry::of::<tcp::Tcp>(),
     SourceEntry::of::<udp::Udp>(),
     SourceEntry::of::<unix::Unix>(),
