@@ -1,5 +1,6 @@
 //! Every source, one file or folder each.
 
+pub mod beats;
 pub mod file;
 pub mod generate;
 pub mod http;
@@ -14,6 +15,7 @@ use crate::source::SourceEntry;
 
 /// Every source, in the order of the reference.
 pub const SOURCES: &[SourceEntry] = &[
+    SourceEntry::of::<beats::Beats>(),
     SourceEntry::of::<file::File>(),
     SourceEntry::of::<generate::Generate>(),
     SourceEntry::of::<http::Http>(),

@@ -6,10 +6,13 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
+mod beats;
 mod certificates;
 mod config;
 mod hostile;
 mod http;
+#[path = "../lumber/mod.rs"]
+mod lumber;
 mod senders;
 mod support;
 mod syslog;
