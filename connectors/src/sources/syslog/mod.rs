@@ -8,13 +8,15 @@
 
 pub mod relp;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, Span, bytes, duration};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -46,23 +48,37 @@ pub enum Protocol {
     Udp,
 }
 
-/// One protocol, or several.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Protocols {
-    /// One.
-    One(Protocol),
-    /// Several on one port number. TCP and RELP exclude each other.
-    Several(Vec<Protocol>),
-}
+/// One protocol, or a list of them.
+fn read_protocols<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Protocol>>, D::Error> {
+    struct OneOrMany;
 
-impl Protocols {
-    fn has(&self, protocol: Protocol) -> bool {
-        match self {
-            Self::One(one) => *one == protocol,
-            Self::Several(all) => all.contains(&protocol),
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Vec<Protocol>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("`udp`, `tcp` or `relp`, or a list of them")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Protocol::deserialize(text.into_deserializer()).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(one) = from.next_element()? {
+                all.push(one);
+            }
+            Ok(all)
         }
     }
+
+    from.deserialize_any(OneOrMany).map(Some)
+}
+
+/// The JSON Schema of [`read_protocols`].
+fn protocols_schema(generator: &mut SchemaGenerator) -> Schema {
+    let one = generator.subschema_for::<Protocol>();
+    json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
 }
 
 /// Receives syslog. Over UDP a datagram is a message. Over TCP each frame may have its length before it (octet counting,
@@ -77,8 +93,9 @@ pub struct Syslog {
     pub listen: Listen,
     /// `udp`, `tcp` or `relp`, or a list such as `[udp, tcp]`: all on the same port number. `[udp, tcp]` if not given, or
     /// `tcp` with `tls`.
-    #[serde(default)]
-    pub protocol: Option<Protocols>,
+    #[serde(default, deserialize_with = "read_protocols")]
+    #[schemars(schema_with = "protocols_schema")]
+    pub protocol: Option<Vec<Protocol>>,
     /// Encrypts the connections of TCP and RELP. Not if not given.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -128,14 +145,14 @@ impl Syslog {
         16 << 20
     }
 
-    fn protocols(&self) -> Result<Protocols, ConfigError> {
+    fn protocols(&self) -> Result<Vec<Protocol>, ConfigError> {
         let invalid =
             |message: &str| Err(ConfigError::new("config::invalid_value", Span::default(), message));
-        let tcp_alone = Protocols::One(Protocol::Tcp);
-        let both = Protocols::Several(vec![Protocol::Udp, Protocol::Tcp]);
-        let default = if self.tls.is_some() { tcp_alone } else { both };
+        let default =
+            if self.tls.is_some() { vec![Protocol::Tcp] } else { vec![Protocol::Udp, Protocol::Tcp] };
         let protocols = self.protocol.clone().unwrap_or(default);
-        let [relp, tcp, udp] = [Protocol::Relp, Protocol::Tcp, Protocol::Udp].map(|one| protocols.has(one));
+        let [relp, tcp, udp] =
+            [Protocol::Relp, Protocol::Tcp, Protocol::Udp].map(|one| protocols.contains(&one));
         if relp && tcp {
             return invalid("`protocol` has `tcp` and `relp`, which cannot share a port: use two sources");
         }
@@ -184,11 +201,11 @@ impl SourceConfig for Syslog {
             error
         })?;
         let limits = StreamLimits { framing: Framing::Syslog, ..limits };
-        let udp = match protocols.has(Protocol::Udp).then(|| self.udp().build(cx)).transpose()? {
+        let udp = match protocols.contains(&Protocol::Udp).then(|| self.udp().build(cx)).transpose()? {
             Some(SourceKind::Listener(udp)) => Some(udp),
             _ => None,
         };
-        let streams = [Protocol::Tcp, Protocol::Relp].into_iter().find(|one| protocols.has(*one));
+        let streams = [Protocol::Tcp, Protocol::Relp].into_iter().find(|one| protocols.contains(one));
         let cx = cx.clone();
         let server = SyslogServer { config: self, streams, limits, security, cx, udp, socket: None };
         Ok(SourceKind::Listener(Box::new(server)))
