@@ -14,7 +14,8 @@ test *filter:
 golden:
     INSTA_UPDATE=always cargo test -p logdrive --test config_errors
 
-# Fuzz one target: json, access_log, syslog, config, buffer or bulk. Needs cargo-fuzz and a nightly compiler.
+# Fuzz one target: json, access_log, syslog, config, buffer, bulk, lumberjack, relp or octet_counting. Needs cargo-fuzz and a
+# nightly compiler.
 fuzz target *args:
     cargo +nightly fuzz run {{target}} --fuzz-dir benches/fuzz {{args}}
 

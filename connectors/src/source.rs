@@ -196,6 +196,9 @@ pub enum SourceKind {
 
 /// The YAML of a source, without the keys that belong to the plan (`type`, `decoder`, `schema`, `buffer`).
 pub trait SourceConfig: Component {
+    /// The decoder of its messages, unless `decoder` names another.
+    const DECODER: &'static str = "json";
+
     /// Reads certificates and the like; opens no connection.
     ///
     /// # Errors
@@ -216,6 +219,8 @@ pub struct SourceEntry {
     pub name: &'static str,
     /// A complete fragment of YAML.
     pub example: &'static str,
+    /// The decoder of its messages, unless another is named.
+    pub decoder: &'static str,
     /// The JSON Schema of its keys.
     pub schema: fn() -> schemars::Schema,
     /// Reads the YAML without building.
@@ -233,6 +238,7 @@ impl SourceEntry {
         Self {
             name: C::NAME,
             example: C::EXAMPLE,
+            decoder: C::DECODER,
             schema: || schemars::schema_for!(C),
             check: |node, errors| {
                 logdrive_schemas::component::parse::<C>(node, errors);

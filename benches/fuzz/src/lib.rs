@@ -1,10 +1,11 @@
-//! What the fuzz targets of decoders share.
+//! What the fuzz targets share.
 
 use arrow::array::Array;
 use arrow::buffer::Buffer;
 use logdrive_connectors::DECODERS;
 use logdrive_connectors::decoder::{Decoder, Demand};
 use logdrive_connectors::document::Documents;
+use logdrive_connectors::sources::net::lines::Group;
 use logdrive_schemas::component::{Limits, Node};
 use logdrive_schemas::{Chunk, MessageRange, Partition};
 
@@ -28,6 +29,13 @@ pub fn chunk(data: &[u8]) -> Chunk {
         peer: None,
         attributes: None,
     }
+}
+
+/// The messages of a group.
+#[must_use]
+pub fn messages(group: &Group) -> Vec<Vec<u8>> {
+    let of = |m: &MessageRange| group.data[m.start as usize..(m.start + m.len) as usize].to_vec();
+    group.messages.iter().map(of).collect()
 }
 
 fn decoder(name: &str, yaml: &str) -> Box<dyn Decoder> {

@@ -1,5 +1,6 @@
 //! Every source, one file or folder each.
 
+pub mod beats;
 pub mod file;
 pub mod generate;
 pub mod http;
@@ -9,6 +10,7 @@ pub mod kafka;
 pub mod mqtt;
 pub mod net;
 pub mod stdin;
+pub mod syslog;
 pub mod tcp;
 pub mod udp;
 pub mod unix;
@@ -17,6 +19,7 @@ use crate::source::SourceEntry;
 
 /// Every source, in the order of the reference.
 pub const SOURCES: &[SourceEntry] = &[
+    SourceEntry::of::<beats::Beats>(),
     SourceEntry::of::<file::File>(),
     SourceEntry::of::<generate::Generate>(),
     SourceEntry::of::<http::Http>(),
@@ -25,6 +28,7 @@ pub const SOURCES: &[SourceEntry] = &[
     #[cfg(feature = "mqtt")]
     SourceEntry::of::<mqtt::Mqtt>(),
     SourceEntry::of::<stdin::Stdin>(),
+    SourceEntry::of::<syslog::Syslog>(),
     SourceEntry::of::<tcp::Tcp>(),
     SourceEntry::of::<udp::Udp>(),
     SourceEntry::of::<unix::Unix>(),

@@ -13,23 +13,31 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use super::net::accept::accept_tcp;
+use super::net::accept::{Admitted, accept_tcp};
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::expand::Compression;
+use super::net::framing::Framing;
 use super::net::listen::Listen;
 use super::net::stream::{Shared, StreamLimits, pump};
+use super::net::tls::{Security, Tls};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Intake, Listener, SourceConfig, SourceKind};
 
-/// Receives lines over TCP: one message per line, ended by LF or CRLF. Empty lines are skipped; a last line without
-/// its end is a message when the peer closes the connection in order.
+/// Receives messages over TCP: one per line, ended by LF or CRLF, or preceded by its length (`framing`). Empty ones are
+/// skipped; a last line without its end is a message when the peer closes the connection in order.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tcp {
     /// Where to listen, such as `0.0.0.0:5044`.
     pub listen: Listen,
+    /// `newline`, or `octet_counting` for messages that follow their length.
+    #[serde(default)]
+    pub framing: Framing,
+    /// Encrypts connections. Not if not given.
+    #[serde(default)]
+    pub tls: Option<Tls>,
     /// A longer line becomes a reject that holds its first `max_line_bytes` bytes; the next line is read as usual.
     #[serde(default = "defaults::line_bytes", deserialize_with = "bytes")]
     #[schemars(with = "String")]
@@ -65,13 +73,16 @@ impl Component for Tcp {
 
 impl SourceConfig for Tcp {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
+        let security = Security::load(self.tls.as_ref())?;
         let limits = StreamLimits::checked(
             self.max_line_bytes,
             self.max_buffered_bytes,
             self.idle_timeout,
             self.compression,
         )?;
-        Ok(SourceKind::Listener(Box::new(TcpLines { config: self, limits, cx: cx.clone(), socket: None })))
+        let limits = StreamLimits { framing: self.framing, ..limits };
+        let cx = cx.clone();
+        Ok(SourceKind::Listener(Box::new(TcpLines { config: self, limits, security, cx, socket: None })))
     }
 }
 
@@ -87,7 +98,7 @@ pub(super) mod defaults {
         10_000
     }
 
-    pub(super) fn connections_per_ip() -> usize {
+    pub(in super::super) fn connections_per_ip() -> usize {
         1_000
     }
 
@@ -107,6 +118,7 @@ pub(super) mod defaults {
 struct TcpLines {
     config: Tcp,
     limits: StreamLimits,
+    security: Security,
     cx: ConnectorContext,
     socket: Option<TcpListener>,
 }
@@ -122,7 +134,7 @@ impl Listener for TcpLines {
     }
 
     async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, limits, cx, socket } = *self;
+        let Self { config, limits, security, cx, socket } = *self;
         let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
         let shared = Arc::new(Shared {
@@ -134,12 +146,16 @@ impl Listener for TcpLines {
         });
         let tasks = TaskTracker::new();
         while let Some(admitted) = accept_tcp(&socket, &gate, &shared.counts, &shared.shutdown).await {
-            let shared = Arc::clone(&shared);
+            let (shared, security) = (Arc::clone(&shared), security.clone());
             tasks.spawn(async move {
+                let Admitted { stream, peer, slot: _slot } = admitted;
                 shared.counts.connections.inc();
-                pump(admitted.stream, admitted.peer, &shared).await;
+                let opened = security.open(stream, &peer, &shared.counts, &shared.shutdown).await;
+                if let Some(mut connection) = opened {
+                    pump(&mut connection, peer, &shared).await;
+                    connection.close().await;
+                }
                 shared.counts.connections.dec();
-                drop(admitted.slot);
             });
         }
         drop(socket);

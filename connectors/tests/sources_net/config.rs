@@ -23,7 +23,7 @@ fn problems(yaml: &str) -> Vec<String> {
 
 #[test]
 fn examples_build() {
-    for name in ["http", "stdin", "tcp", "udp", "unix"] {
+    for name in ["beats", "http", "stdin", "syslog", "tcp", "udp", "unix"] {
         let entry = SOURCES.iter().find(|s| s.name == name).unwrap();
         assert_eq!(problems(entry.example), [""; 0], "{name}");
     }
@@ -45,6 +45,28 @@ fn contradictions_and_slips_are_errors() {
         ("{type: http, listen: \"[::]:80\", path: logs}", "path"),
         ("{type: http, listen: \"[::]:80\", auth: {}}", "auth"),
         ("{type: http, listen: \"[::]:80\", max_expanded_bytes: 1GiB}", "64MiB"),
+        (
+            "{type: tcp, listen: \"[::]:1\", tls: {certificate: /nowhere.pem, key: /nowhere.key}}",
+            "/nowhere.pem",
+        ),
+        (
+            "{type: tcp, listen: \"[::]:1\", tls: {certificate: a, key: b, client_auth: required}}",
+            "client_ca",
+        ),
+        ("{type: tcp, listen: \"[::]:1\", framing: syslog}", "unknown value"),
+        ("{type: syslog, listen: \"[::]:1\", protocol: [tcp, relp]}", "cannot share a port"),
+        ("{type: syslog, listen: \"[::]:1\", protocol: [udp, smtp]}", "smtp"),
+        ("{type: syslog, listen: \"[::]:1\", protocol: {udp: 1}}", "relp"),
+        ("{type: syslog, listen: \"[::]:1\", protocol: []}", "names none"),
+        ("{type: syslog, listen: \"[::]:1\", protocol: smtp}", "smtp"),
+        (
+            "{type: syslog, listen: \"[::]:1\", protocol: udp, tls: {certificate: a, key: b}}",
+            "needs the protocol",
+        ),
+        ("{type: syslog, listen: \"[::]:1\", max_message_bytes: 1GiB}", "max_message_bytes"),
+        ("{type: beats, listen: \"[::]:1\", max_message_bytes: 64MiB}", "max_message_bytes"),
+        ("{type: beats, listen: \"[::]:1\", max_window: 0}", "max_window"),
+        ("{type: beats, listen: \"[::]:1\", keep_alive: 0s}", "keep_alive"),
         ("{type: stdin, max_line_bytes: 1GiB}", "max_line_bytes"),
     ] {
         let problems = problems(yaml);
@@ -59,4 +81,19 @@ fn secrets_are_not_shown() {
     let node = Node::parse(yaml.as_bytes(), Limits::default()).unwrap();
     let config = logdrive_schemas::component::parse::<Http>(&node, &mut Vec::new()).unwrap();
     assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn a_key_that_does_not_fit_its_certificate_is_an_error() {
+    let certificates = crate::certificates::Certificates::new();
+    let (certificate, key) = (certificates.path("server.pem"), certificates.path("client.key"));
+    let tls = format!("{{certificate: \"{}\", key: \"{}\"}}", certificate.display(), key.display());
+    let problems = problems(&format!("{{type: tcp, listen: \"[::]:1\", tls: {tls}}}"));
+    assert!(problems.iter().any(|p| p.contains("server.pem")), "{problems:?}");
+}
+
+#[test]
+fn syslog_is_decoded_as_syslog_unless_told_otherwise() {
+    let decoder = |name| SOURCES.iter().find(|s| s.name == name).unwrap().decoder;
+    assert_eq!((decoder("syslog"), decoder("tcp")), ("syslog", "json"));
 }

@@ -277,7 +277,7 @@ fn read_source(key: &Key, node: &Node, errors: &mut Vec<ConfigError>) -> Option<
         Some(buffer) => parse_as::<BufferConfig>(&buffer, "buffer", errors).unwrap_or_default(),
         None => BufferConfig::default(),
     };
-    let mut decoder_node = node.take("decoder").unwrap_or_else(|| scalar("json", node.span));
+    let mut decoder_node = node.take("decoder").unwrap_or_else(|| scalar(entry.decoder, node.span));
     let decoder = match decoder_node.kind {
         NodeKind::Scalar(_) => {
             let found = find(&decoder_node, "decoder", DECODERS, |e| e.name, errors);

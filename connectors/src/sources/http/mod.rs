@@ -33,6 +33,7 @@ use super::net::accept::{Admitted, accept_tcp};
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::listen::Listen;
+use super::net::tls::{Connection, Security, Tls};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Intake, Listener, SourceConfig, SourceKind};
@@ -63,6 +64,9 @@ pub struct Http {
     /// Who may send. Everybody if not given.
     #[serde(default)]
     pub auth: Option<Auth>,
+    /// Serves HTTPS. Plain HTTP if not given.
+    #[serde(default)]
+    pub tls: Option<Tls>,
     /// A longer line or array element becomes a reject; a longer document of a bulk request is refused with 413.
     #[serde(default = "Http::max_line_bytes_default", deserialize_with = "bytes")]
     #[schemars(with = "String")]
@@ -203,12 +207,19 @@ impl Component for Http {
 impl SourceConfig for Http {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
         self.checked()?;
-        Ok(SourceKind::Listener(Box::new(HttpServer { config: self, cx: cx.clone(), socket: None })))
+        let security = Security::load(self.tls.as_ref())?;
+        Ok(SourceKind::Listener(Box::new(HttpServer {
+            config: self,
+            security,
+            cx: cx.clone(),
+            socket: None,
+        })))
     }
 }
 
 struct HttpServer {
     config: Http,
+    security: Security,
     cx: ConnectorContext,
     socket: Option<TcpListener>,
 }
@@ -224,7 +235,7 @@ impl Listener for HttpServer {
     }
 
     async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, cx, socket } = *self;
+        let Self { config, security, cx, socket } = *self;
         let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
         let server = server(config.header_timeout);
@@ -248,9 +259,13 @@ impl Listener for HttpServer {
         let tasks = TaskTracker::new();
         while let Some(admitted) = accept_tcp(&socket, &gate, &service.counts, &shutdown).await {
             let (server, service, shutdown) = (server.clone(), Arc::clone(&service), shutdown.clone());
+            let security = security.clone();
             tasks.spawn(async move {
+                let Admitted { stream, peer, slot: _slot } = admitted;
                 service.counts.connections.inc();
-                serve(&server, admitted, &service, &shutdown).await;
+                if let Some(stream) = security.open(stream, &peer, &service.counts, &shutdown).await {
+                    serve(&server, stream, &peer, &service, &shutdown).await;
+                }
                 service.counts.connections.dec();
             });
         }
@@ -274,14 +289,14 @@ fn server(header_timeout: Duration) -> http1::Builder {
 /// Serves one connection. Once the pipeline stops, a request in progress is still answered, for a while.
 async fn serve(
     server: &http1::Builder,
-    admitted: Admitted,
+    stream: Connection,
+    peer: &Arc<str>,
     service: &Arc<Service>,
     shutdown: &CancellationToken,
 ) {
-    let Admitted { stream, peer, slot } = admitted;
     let n_in_progress = Arc::new(AtomicUsize::new(0));
     let answer = service_fn(|request| {
-        let (service, peer) = (Arc::clone(service), Arc::clone(&peer));
+        let (service, peer) = (Arc::clone(service), Arc::clone(peer));
         let n_in_progress = Arc::clone(&n_in_progress);
         async move {
             n_in_progress.fetch_add(1, Ordering::Relaxed);
@@ -304,12 +319,11 @@ async fn serve(
             }
         }
     };
-    drop(slot);
     if let Err(error) = ended {
         if error.is_parse_too_large() || error.is_parse() {
-            service.counts.refused("malformed_request", &peer);
+            service.counts.refused("malformed_request", peer);
         } else if error.is_timeout() {
-            service.counts.refused("header_timeout", &peer);
+            service.counts.refused("header_timeout", peer);
         } else {
             tracing::debug!(%error, %peer, "A connection was lost.");
         }

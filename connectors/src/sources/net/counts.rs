@@ -60,6 +60,14 @@ impl Counts {
         }
     }
 
+    /// A connection that could not be set up.
+    pub(crate) fn failed(&self, reason: &'static str, peer: &str, error: &dyn std::error::Error) {
+        self.metrics.source_connections_refused.with_label_values(&[&*self.name, reason]).inc();
+        if self.may_log() {
+            tracing::warn!(source = %self.name, peer, reason, %error, "A connection could not be set up.");
+        }
+    }
+
     /// At most once a second: peers decide how often there is something to say.
     fn may_log(&self) -> bool {
         let now = self.started.elapsed().as_secs() + 1;

@@ -20,6 +20,9 @@ pub enum Split {
     Lines,
     /// One message, whatever is in it.
     None,
+    /// One message, without the LF, CR and NUL behind it.
+    #[serde(skip)]
+    Trimmed,
 }
 
 /// Datagrams of one peer, copied together.
@@ -53,6 +56,14 @@ impl Datagrams {
                 let lines = LineRanges::of(&self.data[start..], usize::MAX, usize::MAX);
                 let shifted = |m: MessageRange| MessageRange { start: m.start + start as u32, len: m.len };
                 self.messages.extend(lines.messages.into_iter().map(shifted));
+            }
+            Split::Trimmed => {
+                let payload = &self.data[start..];
+                let trailing = |byte: &&u8| matches!(**byte, b'\n' | b'\r' | 0);
+                let len = payload.len() - payload.iter().rev().take_while(trailing).count();
+                if len > 0 {
+                    self.messages.push(MessageRange { start: start as u32, len: len as u32 });
+                }
             }
             Split::None if self.data.len() > start => {
                 let len = (self.data.len() - start) as u32;
@@ -99,6 +110,11 @@ mod tests {
         whole.push(b"a\nb\n", false);
         whole.push(b"", false);
         assert_eq!(texts(&whole), [b"a\nb\n"]);
+        let mut trimmed = Datagrams::new(Split::Trimmed);
+        trimmed.push(b"a\nb\r\n\0", false);
+        trimmed.push(b"\n", false);
+        trimmed.push(b"c", true);
+        assert_eq!(texts(&trimmed), [&b"a\nb"[..], b"c\xFF"]);
     }
 
     #[test]

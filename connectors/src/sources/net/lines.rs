@@ -7,13 +7,10 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use logdrive_schemas::MessageRange;
 
+use super::room;
+
 /// Ends a message that is not whole; never part of UTF-8.
 pub const BROKEN: u8 = 0xFF;
-
-/// A group smaller than this is copied, so that it does not pin the larger buffer that it was read into.
-const COPY_MAX: usize = 16 << 10;
-/// No read has less room than this.
-pub(crate) const READ_MIN: usize = 8 << 10;
 
 /// Messages that became complete together.
 #[derive(Debug, Default)]
@@ -64,35 +61,18 @@ impl Lines {
 
     /// Makes sure that at least [`READ_MIN`] bytes can be read; allocates room for `want` if it must allocate.
     pub(crate) fn make_room(&mut self, want: usize) {
-        if self.buffer.capacity() - self.buffer.len() >= READ_MIN
-            || (self.buffer.is_empty() && self.buffer.try_reclaim(want))
-        {
-            return;
-        }
-        let mut larger = BytesMut::with_capacity(self.room_for(want));
-        larger.extend_from_slice(&self.buffer);
-        self.buffer = larger;
+        room::make_room(&mut self.buffer, want, self.line_bytes_max);
     }
 
-    /// The capacity after [`Self::make_room`]. At least doubles a long line, so that a line that arrives in small
-    /// pieces costs no more than twice its length in copies.
+    /// The capacity after [`Self::make_room`].
     pub(crate) fn room_for(&self, want: usize) -> usize {
-        self.buffer.len() + want.max(READ_MIN).max(self.buffer.len().min(self.line_bytes_max))
+        room::room_for(&self.buffer, want, self.line_bytes_max)
     }
 
     /// Gives memory back before a wait that can be long.
     pub(crate) fn release(&mut self) {
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-            self.n_scanned = 0;
-            return;
-        }
-        let spare = self.buffer.capacity() - self.buffer.len();
-        if spare > self.buffer.len().max(READ_MIN) {
-            let mut smaller = BytesMut::with_capacity(self.buffer.len() + READ_MIN);
-            smaller.extend_from_slice(&self.buffer);
-            self.buffer = smaller;
-        }
+        room::release(&mut self.buffer);
+        self.n_scanned = self.n_scanned.min(self.buffer.len());
     }
 
     /// The lines that are complete, if any.
@@ -153,21 +133,7 @@ impl Lines {
     }
 
     fn split(&mut self, end: usize, lines: LineRanges) -> Option<Group> {
-        for at in &lines.cuts {
-            self.buffer[*at] = BROKEN;
-        }
-        if lines.messages.is_empty() {
-            self.buffer.advance(end);
-            return None;
-        }
-        let data = if end < COPY_MAX {
-            let copy = Bytes::copy_from_slice(&self.buffer[..end]);
-            self.buffer.advance(end);
-            copy
-        } else {
-            self.buffer.split_to(end).freeze()
-        };
-        Some(Group { data, messages: lines.messages, n_too_long: lines.cuts.len() as u64 })
+        room::hand_out(&mut self.buffer, end, lines.messages, &lines.cuts)
     }
 }
 
@@ -221,6 +187,7 @@ impl LineRanges {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::room::READ_MIN;
     use super::*;
 
     fn texts(group: Option<Group>) -> Vec<Vec<u8>> {

@@ -4,13 +4,20 @@
 //! a metric.
 
 pub(crate) mod accept;
+pub(crate) mod answers;
 pub(crate) mod budget;
+pub mod collect;
 pub(crate) mod counts;
 pub(crate) mod datagram;
 pub(crate) mod expand;
+pub mod frames;
+pub(crate) mod framing;
+pub(crate) mod inlet;
 pub mod lines;
 pub(crate) mod listen;
+pub(crate) mod room;
 pub(crate) mod stream;
+pub(crate) mod tls;
 
 /// The deadline of every wait that could otherwise be endless while the pipeline stops.
 pub(crate) const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(5);

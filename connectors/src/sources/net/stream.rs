@@ -18,7 +18,9 @@ use super::DRAIN_MAX;
 use super::budget::{ByteBudget, HeldBytes};
 use super::counts::Counts;
 use super::expand::{Compression, Expander, sniff};
-use super::lines::{Group, Lines, READ_MIN};
+use super::framing::{Framer, Framing};
+use super::lines::Group;
+use super::room::READ_MIN;
 use crate::source::{Intake, NotDurable, Received};
 
 /// No single read is larger.
@@ -41,6 +43,7 @@ pub(crate) struct StreamLimits {
     /// None: never.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) compression: Compression,
+    pub(crate) framing: Framing,
 }
 
 impl StreamLimits {
@@ -64,6 +67,7 @@ impl StreamLimits {
             buffered_bytes_max: usize::try_from(buffered_bytes_max).unwrap_or(usize::MAX),
             idle_timeout: Some(idle_timeout).filter(|idle| !idle.is_zero()),
             compression,
+            framing: Framing::Newline,
         })
     }
 }
@@ -99,7 +103,7 @@ pub(crate) async fn pump<R: AsyncRead + Unpin>(reader: R, peer: Arc<str>, shared
     let mut stream = Stream {
         reader,
         shared,
-        lines: Lines::new(shared.limits.line_bytes_max),
+        framer: Framer::new(shared.limits.framing, shared.limits.line_bytes_max),
         held: HeldBytes::none(&shared.budget),
         decoder_bytes: 0,
         read_bytes: READ_MIN,
@@ -121,7 +125,7 @@ pub(crate) async fn pump<R: AsyncRead + Unpin>(reader: R, peer: Arc<str>, shared
 struct Stream<'a, R> {
     reader: R,
     shared: &'a Shared,
-    lines: Lines,
+    framer: Framer,
     held: HeldBytes,
     /// What the decoder of a compressed stream occupies.
     decoder_bytes: usize,
@@ -157,7 +161,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             Some(Compression::Gzip) => Expander::gzip(),
             Some(Compression::Zstd) => Expander::zstd(),
             _ => {
-                self.lines.buffer().extend_from_slice(&input);
+                self.framer.buffer().extend_from_slice(&input);
                 drop(input);
                 self.hand_over_lines().await?;
                 return self.plain().await;
@@ -178,7 +182,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             self.read_bytes = READ_MAX / 4;
             self.decoder_bytes = expander.memory();
             self.reserve().await?;
-            let buffer = self.lines.buffer();
+            let buffer = self.framer.buffer();
             let start = buffer.len();
             buffer.resize(buffer.capacity(), 0);
             let room = buffer.len() - start;
@@ -196,26 +200,26 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
     /// Makes room for the next read within the budgets. Where there is none left, the line that has begun is given
     /// up, so that the connection never waits for memory that others may never give back.
     async fn reserve(&mut self) -> Result<(), End> {
-        let left = self.shared.limits.buffered_bytes_max.saturating_sub(self.lines.pending());
+        let left = self.shared.limits.buffered_bytes_max.saturating_sub(self.framer.pending());
         let mut want = self.read_bytes.min(left);
         if !self.hold(want) {
             want = READ_MIN;
-            self.lines.release();
+            self.framer.release();
             if !self.hold(want) {
                 self.cut("max_buffered_bytes_total").await?;
-                self.lines.release();
+                self.framer.release();
                 if !self.hold(want) {
                     return Err(End::Broken("max_buffered_bytes_total"));
                 }
             }
         }
-        self.lines.make_room(want);
+        self.framer.make_room(want);
         Ok(())
     }
 
     /// Takes what a read of `want` bytes needs from the budget.
     fn hold(&mut self, want: usize) -> bool {
-        let capacity = self.lines.capacity().max(self.lines.room_for(want));
+        let capacity = self.framer.capacity().max(self.framer.room_for(want));
         self.held.resize(chargeable(capacity + self.decoder_bytes))
     }
 
@@ -239,8 +243,8 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             let read = match &mut into {
                 Some(into) => pin!(self.reader.read_buf(*into)).poll(cx),
                 None => {
-                    self.lines.make_room(READ_MIN);
-                    pin!(self.reader.read_buf(self.lines.buffer())).poll(cx)
+                    self.framer.make_room(READ_MIN);
+                    pin!(self.reader.read_buf(self.framer.buffer())).poll(cx)
                 }
             };
             if let Poll::Ready(read) = read {
@@ -255,8 +259,8 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             {
                 return Poll::Ready(Err(End::Broken("idle_timeout")));
             }
-            self.lines.release();
-            self.held.shrink(chargeable(self.lines.capacity() + self.decoder_bytes));
+            self.framer.release();
+            self.held.shrink(chargeable(self.framer.capacity() + self.decoder_bytes));
             Poll::Pending
         });
         let n = read.await?;
@@ -272,10 +276,10 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
     }
 
     async fn hand_over_lines(&mut self) -> Result<(), End> {
-        match self.lines.take() {
-            Some(group) => self.hand_over(group).await,
-            None => Ok(()),
+        if let Some(group) = self.framer.take() {
+            self.hand_over(group).await?;
         }
+        if self.framer.is_lost() { Err(End::Broken("malformed_frame")) } else { Ok(()) }
     }
 
     async fn hand_over(&self, group: Group) -> Result<(), End> {
@@ -289,7 +293,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
 
     /// Gives up the line that has begun.
     async fn cut(&mut self, reason: &'static str) -> Result<(), End> {
-        match self.lines.cut() {
+        match self.framer.cut() {
             Some(group) => {
                 self.shared.counts.rejected(reason, 1, &self.peer);
                 self.hand_over(group).await
@@ -300,10 +304,13 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
 
     async fn finish(&mut self, end: End) -> Result<(), End> {
         match end {
-            End::Finished => match self.lines.finish() {
-                Some(group) => self.hand_over(group).await,
-                None => Ok(()),
-            },
+            End::Finished => {
+                if let Some(group) = self.framer.finish() {
+                    self.hand_over(group).await?;
+                }
+                // A frame that announced more than came.
+                self.cut("line_cut_off").await
+            }
             End::Broken(reason) => {
                 if !matches!(reason, "shutdown" | "connection_lost") {
                     self.shared.counts.refused(reason, &self.peer);
@@ -316,6 +323,6 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
 }
 
 /// What a connection that occupies `n_bytes` takes from the budget that all share.
-fn chargeable(n_bytes: usize) -> usize {
+pub(crate) fn chargeable(n_bytes: usize) -> usize {
     if n_bytes <= FREE_BYTES { 0 } else { n_bytes }
 }

@@ -66,7 +66,7 @@ pub struct Udp {
 }
 
 impl Udp {
-    fn receive_buffer_default() -> u64 {
+    pub(super) fn receive_buffer_default() -> u64 {
         8 << 20
     }
 
