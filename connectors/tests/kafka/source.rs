@@ -165,7 +165,7 @@ pub(crate) async fn partitions_are_held_until_what_was_received_is_delivered(bro
     connect(&mut *second).await;
     // Nothing is delivered, so nothing is given up; the client library pauses the first member meanwhile.
     for round in 0..2 {
-        let until = Instant::now() + Duration::from_secs(4);
+        let until = Instant::now() + Duration::from_secs(3);
         while Instant::now() < until {
             assert!(recv(&mut *second, Duration::from_millis(10)).await.is_none(), "given up too early");
             of_first.extend(recv(&mut *first, Duration::from_millis(10)).await);
@@ -219,7 +219,7 @@ pub(crate) async fn nothing_is_lost_while_nobody_takes_anything(broker: &Broker)
     connect(&mut *source).await;
     let mut chunks = vec![recv(&mut *source, PATIENCE).await.unwrap()];
     // Longer than it takes until the partitions are paused.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     chunks.extend(recv_messages(&mut *source, 40_000 - chunks[0].messages.len()).await);
     check_order(&chunks);
     let numbers: BTreeSet<usize> =

@@ -77,6 +77,11 @@ impl Deliveries {
         }
     }
 
+    /// What failed so far, if something did.
+    pub(super) fn failure(&self) -> Option<KafkaError> {
+        self.state().outcome.failed.clone()
+    }
+
     /// Why the broker does not let us, if it has said so.
     pub(super) fn refusal(&self) -> Option<String> {
         self.state().refusal.take()

@@ -356,6 +356,10 @@ impl KafkaSink {
                 link.deliveries.not_sent();
                 match error.rdkafka_error_code() {
                     Some(RDKafkaErrorCode::QueueFull) => {
+                        // All of it will be sent again.
+                        if let Some(error) = link.deliveries.failure() {
+                            return Err(self.lost(error));
+                        }
                         record = back;
                         // Which of the two is of no interest.
                         drop(tokio::time::timeout(FULL_WAIT, link.deliveries.changed()).await);

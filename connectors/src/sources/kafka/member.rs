@@ -43,7 +43,7 @@ pub(super) struct Member {
     /// Chunks that are being filled.
     open: Opens,
     assigning: Option<Assigning>,
-    held: Option<Held>,
+    held: Vec<Held>,
     committed: Instant,
     full_since: Option<Instant>,
     is_paused: bool,
@@ -95,7 +95,7 @@ impl Member {
             bytes: cx.metrics.source_bytes.with_label_values(labels),
             open: Opens { open: Vec::new(), source: Arc::clone(&cx.name), columns: config.columns() },
             assigning: None,
-            held: None,
+            held: Vec::new(),
             committed: Instant::now(),
             full_since: None,
             is_paused: false,
@@ -150,7 +150,7 @@ impl Member {
             }
             self.is_paused = pause;
             // What was just taken away must not start again.
-            if let Some(held) = self.held.as_ref().filter(|_| !pause) {
+            for held in self.held.iter().filter(|_| !pause) {
                 self.consumer.pause(&held.list)?;
             }
         }
@@ -201,13 +201,11 @@ impl Member {
             self.assign(assigning)?;
         }
         let is_lost = self.consumer.assignment_lost();
-        let given_up = self.held.take_if(|held| {
+        let is_over = |held: &mut Held| {
             is_lost || held.until <= Instant::now() || self.shared.is_drained(&held.partitions)
-        });
-        if let Some(held) = given_up {
-            self.give_up(held, is_lost)?;
-        }
-        Ok(())
+        };
+        let given_up: Vec<Held> = self.held.extract_if(.., is_over).collect();
+        given_up.into_iter().try_for_each(|held| self.give_up(held, is_lost))
     }
 
     fn assign(&mut self, assigning: Assigning) -> KafkaResult<()> {
@@ -233,6 +231,10 @@ impl Member {
     }
 
     fn revoke(&mut self, partitions: &[(String, i32)], lost: bool) -> KafkaResult<()> {
+        // What is taken away again before it was known where to begin is not begun.
+        if let Some(assigning) = &mut self.assigning {
+            assigning.partitions.retain(|partition| !partitions.contains(partition));
+        }
         let mut list = TopicPartitionList::new();
         let mut ids = Vec::with_capacity(partitions.len());
         for (topic, number) in partitions {
@@ -246,7 +248,7 @@ impl Member {
         }
         // They may be gone already; then there is nothing to pause.
         self.consumer.pause(&held.list).ok();
-        self.held = Some(held);
+        self.held.push(held);
         Ok(())
     }
 
@@ -290,10 +292,10 @@ impl Member {
 
     /// Commits what is delivered, and leaves the group so that it need not wait for us.
     fn leave(mut self) {
-        if let Some(held) = self.held.take()
-            && let Err(error) = self.give_up(held, self.consumer.assignment_lost())
-        {
-            tracing::warn!(source = %self.name, %error, "Cannot give up Kafka partitions.");
+        for held in std::mem::take(&mut self.held) {
+            if let Err(error) = self.give_up(held, self.consumer.assignment_lost()) {
+                tracing::warn!(source = %self.name, %error, "Cannot give up Kafka partitions.");
+            }
         }
         if self.assigning.is_some() {
             // Nothing of it is wanted, but librdkafka waits for an answer.
