@@ -42,7 +42,7 @@ impl Broker {
         let path = broker.dir.path().display();
         let extra = if extra.is_empty() { "allow_anonymous true" } else { extra };
         let config = format!(
-            "persistence true\npersistence_location {path}/\nautosave_interval 1\nautosave_on_changes true\n\
+            "persistence true\npersistence_location {path}/\n\
              max_queued_messages 0\nmax_inflight_messages 200\n{extra}\n"
         );
         fs::write(broker.config(), config.replace("{dir}", &path.to_string())).unwrap();
@@ -271,7 +271,7 @@ fn members_of_a_shared_subscription_split_the_messages() {
     for version in VERSIONS {
         let member = |name: &str| {
             format!(
-                r#"  {name}: {{ type: mqtt, endpoint: "mqtt://127.0.0.1:{}", version: {version}, topics: ["$share/group/shared/+"],
+                r#"  {name}: {{ type: mqtt, endpoint: "mqtt://127.0.0.1:{}", version: {version}, topics: ["$share/group{version}/shared{version}/+"],
        metadata: mqtt, schema: {{ fields: {{ n: int64 }} }} }}
 "#,
                 broker.port
@@ -284,7 +284,7 @@ fn members_of_a_shared_subscription_split_the_messages() {
         ));
         let pipeline = lab.run();
         until("subscribed", || subscribed(&lab, "one") && subscribed(&lab, "two"));
-        broker.publish("shared/x", 1, &numbered(0..1000), &[]);
+        broker.publish(&format!("shared{version}/x"), 1, &numbered(0..1000), &[]);
         until("all arrived", || lab.lines("one.ndjson").len() + lab.lines("two.ndjson").len() >= 1000);
         pipeline.stop();
         let (one, two) = (numbers(&lab, "one.ndjson"), numbers(&lab, "two.ndjson"));
