@@ -169,6 +169,21 @@ async fn no_more_than_the_bound_is_read_unacknowledged() {
 }
 
 #[tokio::test]
+async fn stopping_does_not_wait_for_ever() {
+    let (intake, received) = Intake::channel(1);
+    let (running, addr) = start_on_port(&beats(""), &intake).await;
+    let mut streams = Vec::new();
+    // One waits for its acknowledgement, the others for a place in the buffer.
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(&window(&["{}".into()])).await.unwrap();
+        streams.push(stream);
+    }
+    eventually(|| running.connections() == 3 && received.len() == 1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn memory_is_bounded_over_all_connections() {
     let (_, intake) = Collected::all();
     let yaml = beats(", max_buffered_bytes_total: 2MiB");

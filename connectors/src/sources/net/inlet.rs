@@ -165,14 +165,16 @@ pub(crate) async fn run_halves(
     shutdown: &CancellationToken,
 ) -> End {
     let mut writing = pin!(writing);
+    let mut drained = pin!(async {
+        shutdown.cancelled().await;
+        sleep(DRAIN_MAX).await;
+    });
     let end = tokio::select! {
         biased;
         written = &mut writing => return written.err().unwrap_or(End::Finished),
         end = reading => end,
-    };
-    let drained = async {
-        shutdown.cancelled().await;
-        sleep(DRAIN_MAX).await;
+        // It may wait for a buffer that takes no more.
+        () = &mut drained => return End::Stopped,
     };
     tokio::select! {
         biased;
