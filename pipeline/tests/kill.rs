@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test, helpers included")]
 
+#[allow(dead_code, reason = "shared with other tests")]
 mod support;
 
 use std::collections::BTreeMap;

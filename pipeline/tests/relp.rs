@@ -7,7 +7,7 @@
 mod e2e_support;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Error, ErrorKind, Read as _, Result, Write as _};
+use std::io::{BufReader, Error, ErrorKind, Result, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -48,8 +48,8 @@ fn session(port: u16, known: &Known) -> Result<()> {
     let offer = "relp_version=0\nrelp_software=test\ncommands=syslog";
     stream.write_all(format!("1 open {} {offer}\n", offer.len()).as_bytes())?;
     assert!(response(&mut reader)?.starts_with("200 OK"));
-    let mut sent = known.n_acked.load(Ordering::Relaxed);
-    for txnr in 2.. {
+    let first = known.n_acked.load(Ordering::Relaxed);
+    for (txnr, sent) in (2..).zip(first..) {
         let acked = known.n_acked.load(Ordering::Relaxed);
         if known.stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -60,7 +60,6 @@ fn session(port: u16, known: &Known) -> Result<()> {
         }
         let message = format!("<165>1 2026-11-21T10:00:00Z host app - ID47 - number {sent}");
         stream.write_all(format!("{txnr} syslog {} {message}\n", message.len()).as_bytes())?;
-        sent += 1;
     }
     Ok(())
 }

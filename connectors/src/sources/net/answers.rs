@@ -86,7 +86,8 @@ impl Deliveries<'_> {
         let (ack, acked) = oneshot::channel();
         let counted = group.messages.clone();
         let peer = Some(Arc::clone(&self.peer));
-        let received = Received { data: group.data, messages: group.messages, peer, attributes: None, ack: Some(ack) };
+        let received =
+            Received { data: group.data, messages: group.messages, peer, attributes: None, ack: Some(ack) };
         self.intake.send(received).await?;
         self.counts.received(&counted);
         self.counts.rejected("message_too_long", group.n_too_long, &self.peer);
