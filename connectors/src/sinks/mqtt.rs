@@ -35,7 +35,10 @@ const AT_ONCE_BYTES: usize = 256 << 10;
 /// How much may be written between two flushes.
 const FLUSH_BYTES: usize = 16 << 20;
 /// How many messages may wait for the broker.
-const IN_FLIGHT_MAX: usize = 4096;
+const IN_FLIGHT_MAX: u16 = 4096;
+/// The same with MQTT 3.1.1 and QoS 2: the broker cannot say its limit, and Mosquitto, whose limit this is, closes the
+/// connection beyond it.
+const IN_FLIGHT_UNTOLD: u16 = 20;
 /// The largest packet that the protocol knows, less what its header takes at most.
 const PACKET_MAX: usize = (256 << 20) - 64;
 
@@ -77,6 +80,11 @@ pub struct Mqtt {
     /// What the broker publishes when the sink is gone without a word.
     #[serde(default)]
     pub last_will: Option<LastWill>,
+    /// The most messages that wait for the broker's confirmation; a broker that speaks MQTT 5 may lower it. By default
+    /// 4096, but 20 with MQTT 3.1.1 and `qos: 2`, since many brokers then take no more (Mosquitto:
+    /// `max_inflight_messages`).
+    #[serde(default)]
+    pub max_in_flight: Option<u16>,
     /// How long the broker may confirm nothing before the connection counts as lost.
     #[serde(default = "Mqtt::timeout_default", deserialize_with = "duration")]
     #[schemars(with = "String")]
@@ -90,6 +98,11 @@ pub struct Mqtt {
 impl Mqtt {
     fn timeout_default() -> Duration {
         Duration::from_secs(30)
+    }
+
+    fn in_flight_max(&self) -> u16 {
+        let untold = self.version == Version::V311 && self.qos == Qos::ExactlyOnce;
+        self.max_in_flight.unwrap_or(if untold { IN_FLIGHT_UNTOLD } else { IN_FLIGHT_MAX })
     }
 
     fn flush_interval_default() -> Duration {
@@ -126,6 +139,9 @@ impl SinkConfig for Mqtt {
         let topic = PathTemplate::parse(&self.topic).map_err(|e| invalid(format!("`topic`: {e}")))?;
         if self.topic.contains(['+', '#']) {
             return Err(invalid("`topic` has a wildcard, under which nothing can be published"));
+        }
+        if self.max_in_flight == Some(0) {
+            return Err(invalid("`max_in_flight` must not be zero"));
         }
         if self.timeout.is_zero() {
             return Err(invalid("`timeout` must not be zero"));
@@ -341,7 +357,7 @@ impl Sink for MqttSink {
             connection,
             patience: self.config.timeout,
             waiting: HashMap::new(),
-            in_flight_max: usize::from(connected.receive_max).clamp(1, IN_FLIGHT_MAX),
+            in_flight_max: usize::from(self.config.in_flight_max().min(connected.receive_max).max(1)),
             packet_max: connected.packet_max.map_or(PACKET_MAX, |max| PACKET_MAX.min(max as usize)),
             last_id: 0,
             refused: Vec::new(),
