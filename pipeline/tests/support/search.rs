@@ -85,6 +85,7 @@ impl Search {
     }
 
     /// How many documents are stored.
+    #[allow(dead_code, reason = "of interest to some tests only")]
     pub(crate) fn n_documents(&self) -> usize {
         self.index.lock().unwrap().documents.len()
     }
