@@ -1,0 +1,163 @@
+//! What each connector was tried against, and where.
+
+/// What is known of one connector beside what its code says.
+pub(crate) struct Evidence {
+    /// `source` or `sink`.
+    pub(crate) kind: &'static str,
+    pub(crate) name: &'static str,
+    /// A source that can be read again where it ended; others have the write-ahead buffer.
+    pub(crate) has_log: bool,
+    /// The real counterpart and its version.
+    pub(crate) with: &'static str,
+    /// Faults after which nothing acknowledged was missing.
+    pub(crate) faults: &'static str,
+    /// `file::function`, from the top of the repository.
+    pub(crate) tests: &'static [&'static str],
+}
+
+const NONE: Evidence = Evidence { kind: "", name: "", has_log: false, with: "–", faults: "–", tests: &[] };
+const SOURCE: Evidence = Evidence { kind: "source", ..NONE };
+const SINK: Evidence = Evidence { kind: "sink", ..NONE };
+
+/// One entry for each registered source and sink.
+pub(crate) const EVIDENCE: &[Evidence] = &[
+    Evidence {
+        name: "beats",
+        with: "Elastic's client go-lumber 0.1.0: plain, compressed, pipelined, mutual TLS",
+        faults: "SIGKILL; nested compression, huge windows and lengths, cut frames",
+        tests: &["pipeline/tests/beats.rs::what_was_acknowledged_arrives_although_the_binary_is_killed"],
+        ..SOURCE
+    },
+    Evidence {
+        name: "file",
+        has_log: true,
+        with: "files that are appended, renamed, truncated",
+        faults: "rotation by create and by copytruncate, with restarts",
+        tests: &[
+            "connectors/tests/source_file.rs::rotation_by_create_with_restarts_loses_and_repeats_nothing",
+            "connectors/tests/source_file.rs::rotation_by_copytruncate_with_restarts_loses_and_repeats_nothing",
+        ],
+        ..SOURCE
+    },
+    Evidence { name: "generate", has_log: true, ..SOURCE },
+    Evidence {
+        name: "http",
+        with: "HTTP/1.1 clients",
+        faults: "SIGKILL",
+        tests: &["pipeline/tests/end_to_end.rs::an_http_answer_is_a_promise_that_survives_sigkill"],
+        ..SOURCE
+    },
+    Evidence {
+        name: "kafka",
+        has_log: true,
+        with: "Apache Kafka 4.3.1",
+        faults: "SIGKILL of members, members added, partitions taken away",
+        tests: &[
+            "connectors/tests/kafka/main.rs::with_a_real_broker",
+            "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
+        ],
+        ..SOURCE
+    },
+    Evidence {
+        name: "mqtt",
+        with: "Mosquitto 2.0.11, MQTT 3.1.1 and 5",
+        faults: "SIGKILL, broker restarted, broker down at the start",
+        tests: &[
+            "pipeline/tests/mqtt.rs::what_the_broker_counts_as_delivered_survives_kills",
+            "pipeline/tests/mqtt.rs::a_broker_that_is_down_is_waited_for_and_nothing_is_lost_when_it_restarts",
+        ],
+        ..SOURCE
+    },
+    Evidence { name: "stdin", ..SOURCE },
+    Evidence {
+        name: "syslog",
+        with: "rsyslog 8.2302 (UDP, TCP, TLS, RELP), syslog-ng 3.38 (UDP, TCP, TLS)",
+        faults: "RELP: SIGKILL, connections lost with messages unanswered",
+        tests: &[
+            "pipeline/tests/relp.rs::what_was_answered_arrives_although_the_binary_is_killed",
+            "connectors/tests/sources_net/senders.rs::",
+        ],
+        ..SOURCE
+    },
+    Evidence {
+        name: "tcp",
+        with: "plain sockets; TLS clients of rustls",
+        faults: "SIGKILL (what was read and synced)",
+        tests: &[
+            "pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing",
+            "connectors/tests/sources_net/tls.rs::",
+        ],
+        ..SOURCE
+    },
+    Evidence { name: "udp", with: "plain sockets", tests: &["connectors/tests/sources_net/udp.rs::"], ..SOURCE },
+    Evidence { name: "unix", with: "plain sockets", tests: &["connectors/tests/sources_net/unix.rs::"], ..SOURCE },
+    Evidence {
+        name: "audit",
+        with: "its own verifier",
+        faults: "SIGKILL",
+        tests: &["pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing"],
+        ..SINK
+    },
+    Evidence { name: "blackhole", ..SINK },
+    Evidence {
+        name: "elasticsearch",
+        with: "Elasticsearch 9.5.3, OpenSearch 3.8.0",
+        faults: "SIGKILL, a server that is away, answers that never come, requests refused in part",
+        tests: &[
+            "connectors/tests/sink_elasticsearch_real.rs::",
+            "pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing",
+            "pipeline/tests/end_to_end.rs::a_dead_sink_gets_its_rows_also_after_a_restart",
+        ],
+        ..SINK
+    },
+    Evidence {
+        name: "file",
+        faults: "SIGKILL",
+        tests: &["pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing"],
+        ..SINK
+    },
+    Evidence {
+        name: "http",
+        with: "HTTP/1.1 servers",
+        faults: "a server that is away, refuses, or breaks connections",
+        tests: &["connectors/tests/sink_http_tcp.rs::"],
+        ..SINK
+    },
+    Evidence {
+        name: "kafka",
+        with: "Apache Kafka 4.3.1",
+        faults: "SIGKILL, broker restarted",
+        tests: &[
+            "connectors/tests/kafka/main.rs::with_a_real_broker",
+            "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
+        ],
+        ..SINK
+    },
+    Evidence {
+        name: "mqtt",
+        with: "Mosquitto 2.0.11, MQTT 3.1.1 and 5",
+        tests: &["pipeline/tests/mqtt.rs::"],
+        ..SINK
+    },
+    Evidence {
+        name: "parquet",
+        with: "local disk; MinIO 2026-02-12 where a server is given",
+        faults: "SIGKILL",
+        tests: &[
+            "connectors/tests/sink_parquet.rs::",
+            "pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing",
+        ],
+        ..SINK
+    },
+    Evidence { name: "stdout", ..SINK },
+    Evidence {
+        name: "tcp",
+        with: "plain sockets",
+        faults: "a far end that closes midway, or takes nothing",
+        tests: &[
+            "connectors/tests/sink_http_tcp.rs::tcp_notices_a_far_end_that_closes_midway",
+            "connectors/tests/sink_http_tcp.rs::tcp_gives_up_on_a_far_end_that_takes_nothing",
+        ],
+        ..SINK
+    },
+];
