@@ -15,7 +15,8 @@ pub(crate) struct Evidence {
     pub(crate) tests: &'static [&'static str],
 }
 
-const NONE: Evidence = Evidence { kind: "", name: "", has_log: false, with: "–", faults: "–", tests: &[] };
+const NONE: Evidence =
+    Evidence { kind: "", name: "", has_log: false, with: "–", faults: "–", tests: &[] };
 const SOURCE: Evidence = Evidence { kind: "source", ..NONE };
 const SINK: Evidence = Evidence { kind: "sink", ..NONE };
 
@@ -89,8 +90,18 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ],
         ..SOURCE
     },
-    Evidence { name: "udp", with: "plain sockets", tests: &["connectors/tests/sources_net/udp.rs::"], ..SOURCE },
-    Evidence { name: "unix", with: "plain sockets", tests: &["connectors/tests/sources_net/unix.rs::"], ..SOURCE },
+    Evidence {
+        name: "udp",
+        with: "plain sockets",
+        tests: &["connectors/tests/sources_net/udp.rs::"],
+        ..SOURCE
+    },
+    Evidence {
+        name: "unix",
+        with: "plain sockets",
+        tests: &["connectors/tests/sources_net/unix.rs::"],
+        ..SOURCE
+    },
     Evidence {
         name: "audit",
         with: "its own verifier",

@@ -77,7 +77,8 @@ async fn documented_examples_build() {
     }
     for entry in DECODERS {
         let node = own_keys(entry.example);
-        let schema = (entry.default_schema)(&node).unwrap_or_else(|e| panic!("decoder {}: {e:?}", entry.name));
+        let schema =
+            (entry.default_schema)(&node).unwrap_or_else(|e| panic!("decoder {}: {e:?}", entry.name));
         let built = (entry.build)(&node, &Demand { schema, validate: true });
         assert!(built.is_ok(), "decoder {}: {:?}", entry.name, built.err());
     }
@@ -132,5 +133,8 @@ fn the_reference_is_fresh() {
         std::fs::write(&path, &text).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == text, "docs/connectors.md is not what the registries say: LOGDRIVE_UPDATE_DOCS=1 writes it");
+    assert!(
+        found == text,
+        "docs/connectors.md is not what the registries say: LOGDRIVE_UPDATE_DOCS=1 writes it"
+    );
 }

@@ -75,8 +75,13 @@ fn keys(root: &Value, of: &Value, prefix: &str, rows: &mut Vec<String>) {
         let default = match &property["default"] {
             _ if required.iter().any(|key| key == name) => "required".to_owned(),
             Value::Null => String::new(),
-            Value::Object(_) => String::new(),
-            default => format!("`{}`", default.as_str().map_or_else(|| default.to_string(), str::to_owned)),
+            Value::String(text) => format!("`{text}`"),
+            Value::Object(_) => duration(&property["default"]),
+            // What is written as text is a size.
+            Value::Number(number) if property["type"] == "string" => {
+                format!("`{}`", size(number.as_u64().unwrap_or_default()))
+            }
+            default => format!("`{default}`"),
         };
         let said = text(property).split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|");
         let choices = choices(root, property);
@@ -84,6 +89,21 @@ fn keys(root: &Value, of: &Value, prefix: &str, rows: &mut Vec<String>) {
         rows.push(format!("| `{prefix}{name}` | {default} | {said}{space}{choices} |\n"));
         keys(root, resolved(root, property), &format!("{prefix}{name}."), rows);
     }
+}
+
+/// A duration as it is written in YAML; nothing for other objects, whose keys have rows of their own.
+fn duration(value: &Value) -> String {
+    match (value["secs"].as_u64(), value["nanos"].as_u64()) {
+        (Some(seconds), Some(0)) => format!("`{seconds}s`"),
+        (Some(seconds), Some(nanos)) => format!("`{}ms`", seconds * 1_000 + nanos / 1_000_000),
+        _ => String::new(),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = units.into_iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
+    unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
 }
 
 /// What a schema refers to.
