@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,12 +51,13 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Lab {
     dir: tempfile::TempDir,
     pub(crate) api: u16,
+    n_kills: Arc<AtomicUsize>,
 }
 
 impl Lab {
     /// A folder with `pipeline.yaml`: the given text, an API port, a data folder and one worker, which keeps order.
     pub(crate) fn new(yaml: &str) -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap(), api: free_port() };
+        let lab = Self { dir: tempfile::tempdir().unwrap(), api: free_port(), n_kills: Arc::default() };
         lab.configure(yaml);
         lab
     }
@@ -78,8 +80,13 @@ impl Lab {
         lines(&self.path(name))
     }
 
+    /// The documents in a file. Each kill may have left the beginning of one; it comes again, behind it.
     pub(crate) fn documents(&self, name: &str) -> Vec<Value> {
-        self.lines(name).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = self.lines(name);
+        let documents: Vec<_> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let (n_torn, n_kills) = (lines.len() - documents.len(), self.n_kills.load(Ordering::Relaxed));
+        assert!(n_torn <= n_kills, "{n_torn} lines of {name} are no documents, after {n_kills} kills");
+        documents
     }
 
     /// Starts the pipeline and waits until it is ready.
@@ -100,7 +107,7 @@ impl Lab {
             .stderr(stderr)
             .spawn()
             .unwrap();
-        Pipeline { child, log, log_start, api: self.api }
+        Pipeline { child, log, log_start, api: self.api, n_kills: Arc::clone(&self.n_kills) }
     }
 
     /// Runs another command of the binary in the folder.
@@ -164,6 +171,7 @@ pub(crate) struct Pipeline {
     log: PathBuf,
     log_start: u64,
     api: u16,
+    n_kills: Arc<AtomicUsize>,
 }
 
 impl Pipeline {
@@ -222,6 +230,7 @@ impl Pipeline {
 
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
+        self.n_kills.fetch_add(1, Ordering::Relaxed);
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
