@@ -10,6 +10,7 @@ mod lumber;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Write as _, stdout};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -32,7 +33,11 @@ fn what_was_acknowledged_arrives_although_the_binary_is_killed() {
     let program = match lumber::lumber() {
         Ok(program) => program,
         Err(why) => {
-            return println!("skipped: what_was_acknowledged_arrives_although_the_binary_is_killed: {why}");
+            return writeln!(
+                stdout(),
+                "skipped: what_was_acknowledged_arrives_although_the_binary_is_killed: {why}"
+            )
+            .unwrap();
         }
     };
     for ways in [&["-batch", "50", "-compress", "0"][..], &["-batch", "500", "-inflight", "4"]] {

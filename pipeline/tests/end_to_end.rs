@@ -9,6 +9,7 @@
 mod e2e_support;
 
 use std::fs;
+use std::io::stdout;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -779,7 +780,8 @@ impl OpenSearch {
         let shared =
             std::env::var_os("LOGDRIVE_SHARED").map_or_else(|| workspace.join("../shared"), PathBuf::from);
         let script = shared.join("components/opensearch.sh");
-        let skip = |why: &str| eprintln!("skipped: documents_are_found_in_opensearch: {why}");
+        let skip =
+            |why: &str| writeln!(stdout(), "skipped: documents_are_found_in_opensearch: {why}").unwrap();
         if !script.exists() {
             skip("data not at hand");
             return None;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::fs;
+use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -36,7 +37,7 @@ fn folder(test: &str, name: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("LOGDRIVE_SHARED").map_or(workspace.join("../shared"), PathBuf::from);
     let folder = shared.join("data/merkle/testdata").join(name);
     if !folder.is_dir() {
-        println!("skipped: {test}: data not at hand");
+        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
         return None;
     }
     Some(folder)

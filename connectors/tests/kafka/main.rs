@@ -9,12 +9,13 @@ mod source;
 mod support;
 
 use broker::Broker;
+use std::io::{Write as _, stdout};
 
 /// One at a time and one broker for all: it is large.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn with_a_real_broker() {
     let Some(broker) = Broker::start(19_492) else {
-        println!("skipped: kafka: broker not at hand");
+        writeln!(stdout(), "skipped: kafka: broker not at hand").unwrap();
         return;
     };
     source::messages_arrive_in_order_and_a_resume_goes_on_where_the_group_is(&broker).await;

@@ -1,6 +1,7 @@
 //! `beats`: windows, acknowledgements, hostile frames, and Elastic's own client.
 
 use std::io::Write as _;
+use std::io::stdout;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -273,7 +274,9 @@ fn numbers(collected: &Collected) -> Vec<u64> {
 async fn elastics_client_in_each_of_its_ways() {
     let program = match lumber::lumber() {
         Ok(program) => program,
-        Err(why) => return println!("skipped: elastics_client_in_each_of_its_ways: {why}"),
+        Err(why) => {
+            return writeln!(stdout(), "skipped: elastics_client_in_each_of_its_ways: {why}").unwrap();
+        }
     };
     for args in [
         &["-compress", "0"][..],
@@ -292,7 +295,10 @@ async fn elastics_client_in_each_of_its_ways() {
 async fn elastics_client_sends_again_what_was_not_durable() {
     let program = match lumber::lumber() {
         Ok(program) => program,
-        Err(why) => return println!("skipped: elastics_client_sends_again_what_was_not_durable: {why}"),
+        Err(why) => {
+            return writeln!(stdout(), "skipped: elastics_client_sends_again_what_was_not_durable: {why}")
+                .unwrap();
+        }
     };
     for args in [&["-inflight", "0"][..], &["-inflight", "4"]] {
         let n_groups = AtomicUsize::new(0);
@@ -315,7 +321,10 @@ async fn elastics_client_sends_again_what_was_not_durable() {
 async fn elastics_client_over_tls_with_a_certificate() {
     let program = match lumber::lumber() {
         Ok(program) => program,
-        Err(why) => return println!("skipped: elastics_client_over_tls_with_a_certificate: {why}"),
+        Err(why) => {
+            return writeln!(stdout(), "skipped: elastics_client_over_tls_with_a_certificate: {why}")
+                .unwrap();
+        }
     };
     let certificates = Certificates::new();
     let (collected, intake) = Collected::all();

@@ -1,6 +1,7 @@
 //! rsyslog and syslog-ng of Debian as senders. Their packages are unpacked below the target folder, once; where that is
 //! not possible, the tests say so and pass.
 
+use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -149,7 +150,7 @@ macro_rules! peer {
         match unpacked($name, $packages) {
             Ok(root) => root,
             Err(why) => {
-                println!("skipped: {}: {why}", $test);
+                writeln!(stdout(), "skipped: {}: {why}", $test).unwrap();
                 return;
             }
         }

@@ -1,5 +1,6 @@
 //! What the tests of all functions need: expressions are evaluated through the compiler, as users do.
 
+use std::io::{Write as _, stdout};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -58,7 +59,7 @@ pub(crate) fn shared(test: &str, path: &str) -> Option<String> {
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").into());
     let text = std::fs::read_to_string(Path::new(&root).join("data").join(path)).ok();
     if text.is_none() {
-        println!("skipped: {test}: data not at hand");
+        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
     }
     text
 }

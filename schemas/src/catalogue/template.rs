@@ -52,6 +52,8 @@ fn template(pattern: &str, priority: u32, properties: Map<String, Value>, descri
                 }
             },
             "mappings": {
+                // What looks like a date in the first document need not in the second.
+                "date_detection": false,
                 "dynamic_templates": [{
                     "strings_as_keywords": {
                         "match_mapping_type": "string",
@@ -61,7 +63,7 @@ fn template(pattern: &str, priority: u32, properties: Map<String, Value>, descri
                 "properties": properties,
             }
         },
-        "_meta": { "managed_by": "logdrive", "version": 1, "description": description },
+        "_meta": { "managed_by": "logdrive", "version": 2, "description": description },
     })
 }
 

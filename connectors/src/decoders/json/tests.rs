@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -307,7 +308,7 @@ pub(super) fn shared(test: &str, path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {test}: data not at hand");
+    writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
     None
 }
 

@@ -3,6 +3,7 @@
 use logdrive_schemas::component::{Limits, Node};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::io::{Write as _, stdout};
 
 use super::*;
 use crate::decoders::texts::testing::{self, chunk, decode_all};
@@ -342,7 +343,7 @@ fn shared(test: &str, path: &str) -> Option<Vec<String>> {
         std::path::PathBuf::from,
     );
     let Ok(text) = std::fs::read(root.join("data").join(path)) else {
-        println!("skipped: {test}: data not at hand");
+        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
         return None;
     };
     Some(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())

@@ -13,10 +13,15 @@ use crate::sinks::http_rejects::excerpt;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Texts in the catalogue's events, objects in ECS and so in what the `syslog` and `access_log` decoders make: which of
+/// the two is left to the first document of an index.
+const TEXT_OR_OBJECT: &[&str] = &["host", "service", "source", "url", "user_agent"];
+
 /// The template for indices whose names match `pattern`: the catalogue's e-commerce fields, of which an index holds
 /// those that occur.
 pub(super) fn body(pattern: &str) -> Value {
-    let schema = catalogue::find("ecommerce").expect("the catalogue has it");
+    let mut schema = catalogue::find("ecommerce").expect("the catalogue has it");
+    schema.fields.retain(|(name, _)| !TEXT_OR_OBJECT.contains(&name.as_str()));
     catalogue::index_template(&schema, pattern)
 }
 
@@ -79,5 +84,17 @@ impl Template {
             self.name, reply.status
         );
         Err(ConnectorError::disconnected(endpoint.name(), reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_an_object_in_syslog_and_access_logs_is_left_open() {
+        let properties = &body("x-*")["template"]["mappings"]["properties"];
+        assert!(properties["tenant"].is_object());
+        assert!(TEXT_OR_OBJECT.iter().all(|name| properties[name].is_null()), "{properties}");
     }
 }

@@ -44,7 +44,8 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 ///
 /// Offsets are committed to the group when every sink has what came before them. When the group takes partitions
 /// away, they are given up once all that was received from them is delivered, so that the next member repeats
-/// nothing; after a crash it repeats what was not committed, with the same identities. Messages without a value
+/// nothing; after a crash it repeats what was not committed, with the same identities, ten seconds later
+/// (`session.timeout.ms`). Messages without a value
 /// (tombstones) are empty messages: a row for the `text` decoder, a reject for `json`. A topic that is deleted and
 /// made again under its name has the same offsets with other messages: give it to a source with another name.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -138,7 +139,13 @@ impl Kafka {
             options: &self.options,
         };
         let prefetch = (self.prefetch_bytes >> 10).to_string();
-        let defaults = [("statistics.interval.ms", "5000"), ("fetch.wait.max.ms", "100")];
+        let defaults = [
+            ("statistics.interval.ms", "5000"),
+            ("fetch.wait.max.ms", "100"),
+            // How long the partitions of a member that crashed have no owner, also if it is started again at once. The
+            // library's default is 45 s; its heartbeats do not depend on how busy we are.
+            ("session.timeout.ms", "10000"),
+        ];
         let fixed = [
             ("group.id", self.group.as_str()),
             ("partition.assignment.strategy", "cooperative-sticky"),

@@ -1,6 +1,7 @@
 //! Against the truths beside the test databases, broken files, and replacement.
 
 use std::fs;
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 
 use arrow::array::StructArray;
@@ -16,7 +17,7 @@ fn data(test: &str, name: &str) -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = shared.join("data/geo").join(name);
     if !path.exists() {
-        println!("skipped: {test}: data not at hand");
+        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
         return None;
     }
     Some(path)
