@@ -93,7 +93,7 @@ async fn documents_are_indexed_with_their_types_found_again_and_never_twice() {
     for (name, port) in [("opensearch", 19_341), ("elasticsearch", 19_343)] {
         match Component::start(name, port) {
             Some(component) => check(&component, name).await,
-            None => writeln!(stdout(), "skipped: sink_elasticsearch_real: {name} not at hand").unwrap(),
+            None => writeln!(&mut stdout(), "skipped: sink_elasticsearch_real: {name} not at hand").unwrap(),
         }
     }
 }

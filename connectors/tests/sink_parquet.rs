@@ -160,7 +160,7 @@ async fn every_type_there_and_back() {
 #[tokio::test]
 async fn an_s3_server_takes_a_lake() {
     let Ok(url) = std::env::var("LOGDRIVE_TEST_S3") else {
-        writeln!(stdout(), "skipped: an_s3_server_takes_a_lake: no S3 server at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: an_s3_server_takes_a_lake: no S3 server at hand").unwrap();
         return;
     };
     let folder = tempfile::tempdir().unwrap();

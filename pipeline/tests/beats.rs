@@ -34,7 +34,7 @@ fn what_was_acknowledged_arrives_although_the_binary_is_killed() {
         Ok(program) => program,
         Err(why) => {
             return writeln!(
-                stdout(),
+                &mut stdout(),
                 "skipped: what_was_acknowledged_arrives_although_the_binary_is_killed: {why}"
             )
             .unwrap();

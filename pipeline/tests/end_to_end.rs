@@ -781,7 +781,7 @@ impl OpenSearch {
             std::env::var_os("LOGDRIVE_SHARED").map_or_else(|| workspace.join("../shared"), PathBuf::from);
         let script = shared.join("components/opensearch.sh");
         let skip =
-            |why: &str| writeln!(stdout(), "skipped: documents_are_found_in_opensearch: {why}").unwrap();
+            |why: &str| writeln!(&mut stdout(), "skipped: documents_are_found_in_opensearch: {why}").unwrap();
         if !script.exists() {
             skip("data not at hand");
             return None;

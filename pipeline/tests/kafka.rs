@@ -124,7 +124,7 @@ sinks: {{ out: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{PORT}"], topic
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_of_a_group_are_killed_and_added_and_nothing_is_missing() {
     let Some(_broker) = Broker::start() else {
-        writeln!(stdout(), "skipped: kafka: broker not at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: kafka: broker not at hand").unwrap();
         return;
     };
     let messages = std::env::var("LOGDRIVE_KAFKA_MESSAGES").ok().and_then(|n| n.parse().ok());

@@ -48,7 +48,7 @@ impl Broker {
         );
         fs::write(broker.config(), config.replace("{dir}", &path.to_string())).unwrap();
         if !(broker.script.exists() && broker.run("install") && broker.run("start")) {
-            writeln!(stdout(), "skipped: {test}: no Mosquitto at hand").unwrap();
+            writeln!(&mut stdout(), "skipped: {test}: no Mosquitto at hand").unwrap();
             return None;
         }
         Some(broker)
@@ -351,8 +351,11 @@ sinks:
 fn tls_with_certificates_of_both_ends_and_a_password() {
     let dir = tempfile::tempdir().unwrap();
     if !certificates(dir.path()) {
-        writeln!(stdout(), "skipped: tls_with_certificates_of_both_ends_and_a_password: no openssl at hand")
-            .unwrap();
+        writeln!(
+            &mut stdout(),
+            "skipped: tls_with_certificates_of_both_ends_and_a_password: no openssl at hand"
+        )
+        .unwrap();
         return;
     }
     let path = dir.path().display();
@@ -361,7 +364,7 @@ fn tls_with_certificates_of_both_ends_and_a_password() {
         Command::new("mosquitto_passwd").args(["-c", "-b"]).arg(&users).args(["plant", "s3cret"]).status();
     if !made.is_ok_and(|status| status.success()) {
         writeln!(
-            stdout(),
+            &mut stdout(),
             "skipped: tls_with_certificates_of_both_ends_and_a_password: no Mosquitto at hand"
         )
         .unwrap();

@@ -37,7 +37,7 @@ fn folder(test: &str, name: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("LOGDRIVE_SHARED").map_or(workspace.join("../shared"), PathBuf::from);
     let folder = shared.join("data/merkle/testdata").join(name);
     if !folder.is_dir() {
-        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: {test}: data not at hand").unwrap();
         return None;
     }
     Some(folder)

@@ -15,7 +15,7 @@ use std::io::{Write as _, stdout};
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn with_a_real_broker() {
     let Some(broker) = Broker::start(19_492) else {
-        writeln!(stdout(), "skipped: kafka: broker not at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: kafka: broker not at hand").unwrap();
         return;
     };
     source::messages_arrive_in_order_and_a_resume_goes_on_where_the_group_is(&broker).await;

@@ -275,7 +275,7 @@ async fn elastics_client_in_each_of_its_ways() {
     let program = match lumber::lumber() {
         Ok(program) => program,
         Err(why) => {
-            return writeln!(stdout(), "skipped: elastics_client_in_each_of_its_ways: {why}").unwrap();
+            return writeln!(&mut stdout(), "skipped: elastics_client_in_each_of_its_ways: {why}").unwrap();
         }
     };
     for args in [
@@ -296,8 +296,11 @@ async fn elastics_client_sends_again_what_was_not_durable() {
     let program = match lumber::lumber() {
         Ok(program) => program,
         Err(why) => {
-            return writeln!(stdout(), "skipped: elastics_client_sends_again_what_was_not_durable: {why}")
-                .unwrap();
+            return writeln!(
+                &mut stdout(),
+                "skipped: elastics_client_sends_again_what_was_not_durable: {why}"
+            )
+            .unwrap();
         }
     };
     for args in [&["-inflight", "0"][..], &["-inflight", "4"]] {
@@ -322,7 +325,7 @@ async fn elastics_client_over_tls_with_a_certificate() {
     let program = match lumber::lumber() {
         Ok(program) => program,
         Err(why) => {
-            return writeln!(stdout(), "skipped: elastics_client_over_tls_with_a_certificate: {why}")
+            return writeln!(&mut stdout(), "skipped: elastics_client_over_tls_with_a_certificate: {why}")
                 .unwrap();
         }
     };

@@ -150,7 +150,7 @@ macro_rules! peer {
         match unpacked($name, $packages) {
             Ok(root) => root,
             Err(why) => {
-                writeln!(stdout(), "skipped: {}: {why}", $test).unwrap();
+                writeln!(&mut stdout(), "skipped: {}: {why}", $test).unwrap();
                 return;
             }
         }

@@ -59,7 +59,7 @@ pub(crate) fn shared(test: &str, path: &str) -> Option<String> {
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").into());
     let text = std::fs::read_to_string(Path::new(&root).join("data").join(path)).ok();
     if text.is_none() {
-        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: {test}: data not at hand").unwrap();
     }
     text
 }

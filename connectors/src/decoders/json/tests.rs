@@ -308,7 +308,7 @@ pub(super) fn shared(test: &str, path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
+    writeln!(&mut stdout(), "skipped: {test}: data not at hand").unwrap();
     None
 }
 

@@ -343,7 +343,7 @@ fn shared(test: &str, path: &str) -> Option<Vec<String>> {
         std::path::PathBuf::from,
     );
     let Ok(text) = std::fs::read(root.join("data").join(path)) else {
-        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: {test}: data not at hand").unwrap();
         return None;
     };
     Some(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())

@@ -17,7 +17,7 @@ fn data(test: &str, name: &str) -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = shared.join("data/geo").join(name);
     if !path.exists() {
-        writeln!(stdout(), "skipped: {test}: data not at hand").unwrap();
+        writeln!(&mut stdout(), "skipped: {test}: data not at hand").unwrap();
         return None;
     }
     Some(path)
