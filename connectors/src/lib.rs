@@ -17,6 +17,7 @@ pub mod sink;
 pub mod sinks;
 pub mod source;
 pub mod sources;
+pub mod storage;
 
 pub use context::ConnectorContext;
 pub use decoder::{Decoded, Decoder, DecoderConfig, DecoderEntry, Demand};

@@ -7,5 +7,4 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 mod memory;
-pub mod storage;
 pub mod topology;

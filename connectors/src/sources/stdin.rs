@@ -72,7 +72,7 @@ impl Listener for Input {
         let shared = Shared {
             limits,
             budget: ByteBudget::new(u64::MAX),
-            counts: Counts::new(&cx),
+            counts: Arc::new(Counts::new(&cx)),
             intake,
             shutdown: cx.shutdown.clone(),
         };

@@ -11,9 +11,8 @@ use logdrive_schemas::component::{Component, ConfigError, bytes, duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
-use super::net::accept::{Admitted, accept_tcp};
+use super::net::accept::Door;
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::expand::Compression;
@@ -126,10 +125,7 @@ struct TcpLines {
 #[async_trait]
 impl Listener for TcpLines {
     async fn bind(&mut self) -> Result<(), ConnectorError> {
-        let socket = self.config.listen.tcp().await?;
-        let listen = socket.local_addr().map_err(|e| self.config.listen.refused(&e))?;
-        tracing::info!(source = %self.cx.name, %listen, "Listening.");
-        self.socket = Some(socket);
+        self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
         Ok(())
     }
 
@@ -137,30 +133,23 @@ impl Listener for TcpLines {
         let Self { config, limits, security, cx, socket } = *self;
         let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
+        let counts = Arc::new(Counts::new(&cx));
         let shared = Arc::new(Shared {
             limits,
             budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Counts::new(&cx),
+            counts: Arc::clone(&counts),
             intake,
             shutdown: cx.shutdown.clone(),
         });
-        let tasks = TaskTracker::new();
-        while let Some(admitted) = accept_tcp(&socket, &gate, &shared.counts, &shared.shutdown).await {
-            let (shared, security) = (Arc::clone(&shared), security.clone());
-            tasks.spawn(async move {
-                let Admitted { stream, peer, slot: _slot } = admitted;
-                shared.counts.connections.inc();
-                let opened = security.open(stream, &peer, &shared.counts, &shared.shutdown).await;
-                if let Some(mut connection) = opened {
-                    pump(&mut connection, peer, &shared).await;
-                    connection.close().await;
-                }
-                shared.counts.connections.dec();
-            });
-        }
-        drop(socket);
-        tasks.close();
-        tasks.wait().await;
+        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
+        door.serve_all(move |mut connection, peer| {
+            let shared = Arc::clone(&shared);
+            async move {
+                pump(&mut connection, peer, &shared).await;
+                connection.close().await;
+            }
+        })
+        .await;
         Ok(())
     }
 }

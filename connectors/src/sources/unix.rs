@@ -187,7 +187,7 @@ async fn run_stream(
     let shared = Arc::new(Shared {
         limits,
         budget: ByteBudget::new(config.max_buffered_bytes_total),
-        counts: Counts::new(cx),
+        counts: Arc::new(Counts::new(cx)),
         intake,
         shutdown: cx.shutdown.clone(),
     });

@@ -14,7 +14,7 @@ use logdrive_schemas::Epoch;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::storage;
+use logdrive_connectors::storage;
 
 /// Between two cuts, in the unit of epochs: one second.
 const CUT_EVERY: u64 = 1_000_000 / Epoch::UNIT_US as u64;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use logdrive_connectors::ConnectorError;
 use logdrive_schemas::{Partition, Position};
 
-use crate::storage;
+use logdrive_connectors::storage;
 
 /// How often positions are written while they change. A crash in between replays that much more, which is safe.
 const WRITE_INTERVAL: Duration = Duration::from_millis(500);

@@ -243,7 +243,7 @@ impl Window {
             documents.write(idx, &mut lines);
             lines.push(b'\n');
         }
-        crate::storage::append(&self.own_rejects, &lines)
+        logdrive_connectors::storage::append(&self.own_rejects, &lines)
             .map_err(|e| ConnectorError::storage(&self.own_rejects, e))
     }
 

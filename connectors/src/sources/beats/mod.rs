@@ -17,11 +17,10 @@ use logdrive_schemas::component::{Component, ConfigError, Span, bytes, duration}
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
 use self::frames::FrameLimits;
 use self::session::Shared;
-use super::net::accept::{Admitted, accept_tcp};
+use super::net::accept::Door;
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::listen::Listen;
@@ -144,10 +143,7 @@ struct BeatsServer {
 #[async_trait]
 impl Listener for BeatsServer {
     async fn bind(&mut self) -> Result<(), ConnectorError> {
-        let socket = self.config.listen.tcp().await?;
-        let listen = socket.local_addr().map_err(|e| self.config.listen.refused(&e))?;
-        tracing::info!(source = %self.cx.name, %listen, "Listening.");
-        self.socket = Some(socket);
+        self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
         Ok(())
     }
 
@@ -155,6 +151,7 @@ impl Listener for BeatsServer {
         let Self { config, security, cx, socket } = *self;
         let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
+        let counts = Arc::new(Counts::new(&cx));
         let shared = Arc::new(Shared {
             message_bytes_max: config.max_message_bytes as usize,
             limits: FrameLimits {
@@ -165,27 +162,19 @@ impl Listener for BeatsServer {
             idle_timeout: Some(config.idle_timeout).filter(|idle| !idle.is_zero()),
             keep_alive: config.keep_alive,
             budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Counts::new(&cx),
+            counts: Arc::clone(&counts),
             intake,
             shutdown: cx.shutdown.clone(),
         });
-        let tasks = TaskTracker::new();
-        while let Some(admitted) = accept_tcp(&socket, &gate, &shared.counts, &cx.shutdown).await {
-            let (shared, security, shutdown) = (Arc::clone(&shared), security.clone(), cx.shutdown.clone());
-            tasks.spawn(async move {
-                let Admitted { stream, peer, slot: _slot } = admitted;
-                shared.counts.connections.inc();
-                let opened = security.open(stream, &peer, &shared.counts, &shutdown).await;
-                if let Some(mut connection) = opened {
-                    shared.serve(&mut connection, &peer).await;
-                    connection.close().await;
-                }
-                shared.counts.connections.dec();
-            });
-        }
-        drop(socket);
-        tasks.close();
-        tasks.wait().await;
+        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
+        door.serve_all(move |mut connection, peer| {
+            let shared = Arc::clone(&shared);
+            async move {
+                shared.serve(&mut connection, &peer).await;
+                connection.close().await;
+            }
+        })
+        .await;
         Ok(())
     }
 }

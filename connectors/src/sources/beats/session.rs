@@ -27,7 +27,7 @@ pub(super) struct Shared {
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive: Duration,
     pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Counts,
+    pub(super) counts: Arc<Counts>,
     pub(super) intake: Intake,
     pub(super) shutdown: CancellationToken,
 }

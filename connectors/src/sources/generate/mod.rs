@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Budget, Source, SourceConfig, SourceKind, partition_of};
+use crate::storage;
 
 pub use shop::{Fraud, Shop, ShopOptions};
 
@@ -235,14 +236,7 @@ impl GenerateSource {
 }
 
 fn replace(path: &Path, started: &Started) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension("tmp");
-    let mut file = fs::File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(started)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(folder)?.sync_all()
+    storage::replace(path, &serde_json::to_vec(started)?)
 }
 
 impl Labels {

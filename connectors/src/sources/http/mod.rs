@@ -26,10 +26,9 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::net::DRAIN_MAX;
-use super::net::accept::{Admitted, accept_tcp};
+use super::net::accept::Door;
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::listen::Listen;
@@ -227,10 +226,7 @@ struct HttpServer {
 #[async_trait]
 impl Listener for HttpServer {
     async fn bind(&mut self) -> Result<(), ConnectorError> {
-        let socket = self.config.listen.tcp().await?;
-        let listen = socket.local_addr().map_err(|e| self.config.listen.refused(&e))?;
-        tracing::info!(source = %self.cx.name, %listen, "Listening.");
-        self.socket = Some(socket);
+        self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
         Ok(())
     }
 
@@ -239,7 +235,7 @@ impl Listener for HttpServer {
         let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
         let server = server(config.header_timeout);
-        let shutdown = cx.shutdown.clone();
+        let counts = Arc::new(Counts::new(&cx));
         let service = Arc::new(Service {
             limits: BodyLimits {
                 bytes_max: config.max_body_bytes,
@@ -253,25 +249,15 @@ impl Listener for HttpServer {
             path: config.path.map(|path| path.trim_end_matches('/').to_owned()),
             elasticsearch_version: Some(config.elasticsearch_version).filter(|version| version != "none"),
             budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Counts::new(&cx),
+            counts: Arc::clone(&counts),
             intake,
         });
-        let tasks = TaskTracker::new();
-        while let Some(admitted) = accept_tcp(&socket, &gate, &service.counts, &shutdown).await {
-            let (server, service, shutdown) = (server.clone(), Arc::clone(&service), shutdown.clone());
-            let security = security.clone();
-            tasks.spawn(async move {
-                let Admitted { stream, peer, slot: _slot } = admitted;
-                service.counts.connections.inc();
-                if let Some(stream) = security.open(stream, &peer, &service.counts, &shutdown).await {
-                    serve(&server, stream, &peer, &service, &shutdown).await;
-                }
-                service.counts.connections.dec();
-            });
-        }
-        drop(socket);
-        tasks.close();
-        tasks.wait().await;
+        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown.clone() };
+        door.serve_all(move |stream, peer| {
+            let (server, service, shutdown) = (server.clone(), Arc::clone(&service), cx.shutdown.clone());
+            async move { serve(&server, stream, &peer, &service, &shutdown).await }
+        })
+        .await;
         Ok(())
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Service {
     /// The values of `Authorization` that are let in; empty: everybody is.
     pub(super) authorizations: Vec<String>,
     pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Counts,
+    pub(super) counts: Arc<Counts>,
     pub(super) intake: Intake,
 }
 

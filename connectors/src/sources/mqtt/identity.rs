@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
+use crate::storage;
 
 /// Kept in `session` of the source's folder: the name in the first line, then one subscription a line.
 pub(super) struct Identity {
@@ -57,11 +58,8 @@ impl Identity {
             text.push('\n');
             text.push_str(line);
         }
-        let new = self.path.with_extension("new");
-        let written = fs::create_dir_all(self.path.parent().unwrap_or(&self.path))
-            .and_then(|()| fs::write(&new, text))
-            .and_then(|()| fs::rename(&new, &self.path));
-        written.map_err(|error| ConnectorError::storage(&self.path, error))
+        storage::replace(&self.path, text.as_bytes())
+            .map_err(|error| ConnectorError::storage(&self.path, error))
     }
 }
 

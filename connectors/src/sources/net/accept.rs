@@ -7,9 +7,11 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::budget::{Gate, Slot};
 use super::counts::Counts;
+use super::tls::{Connection, Security};
 
 /// After this long without a sign of life the system probes an idle peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
@@ -18,17 +20,55 @@ const UNANSWERED_MAX: Duration = Duration::from_mins(1);
 /// How long to wait when the process has no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where connections over TCP come in.
+pub(crate) struct Door {
+    pub(crate) socket: TcpListener,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) security: Security,
+    pub(crate) counts: Arc<Counts>,
+    /// Cancelled when nobody is let in any more.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Door {
+    /// Has every connection that there is room for served in a task of its own, its handshake included. Returns once
+    /// `shutdown` is cancelled and all of them have ended.
+    pub(crate) async fn serve_all<S, F>(self, serve: S)
+    where
+        S: Fn(Connection, Arc<str>) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self { socket, gate, security, counts, shutdown } = self;
+        let serve = Arc::new(serve);
+        let tasks = TaskTracker::new();
+        while let Some(admitted) = accept_tcp(&socket, &gate, &counts, &shutdown).await {
+            let (serve, security) = (Arc::clone(&serve), security.clone());
+            let (counts, shutdown) = (Arc::clone(&counts), shutdown.clone());
+            tasks.spawn(async move {
+                let Admitted { stream, peer, slot: _slot } = admitted;
+                counts.connections.inc();
+                if let Some(connection) = security.open(stream, &peer, &counts, &shutdown).await {
+                    serve(connection, peer).await;
+                }
+                counts.connections.dec();
+            });
+        }
+        drop(socket);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
 /// A connection that was let in.
-#[derive(Debug)]
-pub(crate) struct Admitted {
-    pub(crate) stream: TcpStream,
-    pub(crate) peer: Arc<str>,
-    pub(crate) slot: Slot,
+struct Admitted {
+    stream: TcpStream,
+    peer: Arc<str>,
+    slot: Slot,
 }
 
 /// The next connection that there is room for; those without are closed and counted. `None` once `shutdown` is
 /// cancelled.
-pub(crate) async fn accept_tcp(
+async fn accept_tcp(
     listener: &TcpListener,
     gate: &Arc<Gate>,
     counts: &Counts,

@@ -43,12 +43,16 @@ impl Listen {
         Ok(found.collect())
     }
 
-    /// Binds a TCP socket, to the first of the addresses that can be bound.
-    pub(crate) async fn tcp(&self) -> Result<TcpListener, ConnectorError> {
+    /// Binds a TCP socket for a source, to the first of the addresses that can be bound, and says to which.
+    pub(crate) async fn tcp(&self, source: &str) -> Result<TcpListener, ConnectorError> {
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.resolve().await? {
             match listen(address) {
-                Ok(listener) => return Ok(listener),
+                Ok(socket) => {
+                    let listen = socket.local_addr().map_err(|e| self.refused(&e))?;
+                    tracing::info!(source, %listen, "Listening.");
+                    return Ok(socket);
+                }
                 Err(error) => failed = error,
             }
         }

@@ -76,7 +76,7 @@ impl StreamLimits {
 pub(crate) struct Shared {
     pub(crate) limits: StreamLimits,
     pub(crate) budget: Arc<ByteBudget>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: Arc<Counts>,
     pub(crate) intake: Intake,
     pub(crate) shutdown: CancellationToken,
 }

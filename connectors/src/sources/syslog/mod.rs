@@ -18,10 +18,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
 use self::relp::Relp;
-use super::net::accept::{Admitted, accept_tcp};
+use super::net::accept::Door;
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::datagram::Split;
@@ -230,10 +229,7 @@ impl Listener for SyslogServer {
             udp.bind().await?;
         }
         if self.streams.is_some() {
-            let socket = self.config.listen.tcp().await?;
-            let listen = socket.local_addr().map_err(|e| self.config.listen.refused(&e))?;
-            tracing::info!(source = %self.cx.name, %listen, "Listening.");
-            self.socket = Some(socket);
+            self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
         }
         Ok(())
     }
@@ -256,44 +252,37 @@ impl SyslogServer {
         let Self { config, streams, limits, security, cx, socket, .. } = self;
         let Some(socket) = socket else { return Ok(()) };
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
+        let counts = Arc::new(Counts::new(&cx));
         let server = Arc::new(match streams {
             Some(Protocol::Relp) => Server::Relp(Relp {
                 message_bytes_max: limits.line_bytes_max,
                 unanswered_bytes_max: config.max_unacknowledged_bytes,
                 idle_timeout: limits.idle_timeout,
                 budget: ByteBudget::new(config.max_buffered_bytes_total),
-                counts: Counts::new(&cx),
+                counts: Arc::clone(&counts),
                 intake,
                 shutdown: cx.shutdown.clone(),
             }),
             _ => Server::Tcp(Shared {
                 limits,
                 budget: ByteBudget::new(config.max_buffered_bytes_total),
-                counts: Counts::new(&cx),
+                counts: Arc::clone(&counts),
                 intake,
                 shutdown: cx.shutdown.clone(),
             }),
         });
-        let tasks = TaskTracker::new();
-        while let Some(admitted) = accept_tcp(&socket, &gate, server.counts(), &cx.shutdown).await {
-            let (server, security, shutdown) = (Arc::clone(&server), security.clone(), cx.shutdown.clone());
-            tasks.spawn(async move {
-                let Admitted { stream, peer, slot: _slot } = admitted;
-                let counts = server.counts();
-                counts.connections.inc();
-                if let Some(mut connection) = security.open(stream, &peer, counts, &shutdown).await {
-                    match &*server {
-                        Server::Relp(relp) => relp.serve(&mut connection, &peer).await,
-                        Server::Tcp(shared) => pump(&mut connection, peer, shared).await,
-                    }
-                    connection.close().await;
+        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
+        door.serve_all(move |mut connection, peer| {
+            let server = Arc::clone(&server);
+            async move {
+                match &*server {
+                    Server::Relp(relp) => relp.serve(&mut connection, &peer).await,
+                    Server::Tcp(shared) => pump(&mut connection, peer, shared).await,
                 }
-                counts.connections.dec();
-            });
-        }
-        drop(socket);
-        tasks.close();
-        tasks.wait().await;
+                connection.close().await;
+            }
+        })
+        .await;
         Ok(())
     }
 }
@@ -302,13 +291,4 @@ impl SyslogServer {
 enum Server {
     Relp(Relp),
     Tcp(Shared),
-}
-
-impl Server {
-    fn counts(&self) -> &Counts {
-        match self {
-            Self::Relp(relp) => &relp.counts,
-            Self::Tcp(shared) => &shared.counts,
-        }
-    }
 }

@@ -31,7 +31,7 @@ pub(super) struct Relp {
     pub(super) unanswered_bytes_max: u64,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Counts,
+    pub(super) counts: Arc<Counts>,
     pub(super) intake: Intake,
     pub(super) shutdown: CancellationToken,
 }
