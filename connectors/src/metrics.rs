@@ -70,10 +70,16 @@ metrics! {
     rejects: IntCounterVec "logdrive_rejects_total" ["component", "code"];
     /// Findings of a detector, by severity.
     findings: IntCounterVec "logdrive_findings_total" ["detector", "severity"];
-    /// Rows that a detector did not see because they came later than allowed.
+    /// Rows that a detector or a view did not see because they came later than allowed.
     late_rows: IntCounterVec "logdrive_late_rows_total" ["detector"];
-    /// Rows kept in a detector's state.
+    /// Rows kept in the state of a detector or a view.
     detector_rows: IntGaugeVec "logdrive_detector_state_rows" ["detector"];
+    /// Rows of a view's input: read (`in`), and what became of them (`filtered`, `late`, `failed`, `used`).
+    view_rows: IntCounterVec "logdrive_view_rows_total" ["view", "outcome"];
+    /// About how many bytes a view's state takes on each worker.
+    view_bytes: IntGaugeVec "logdrive_view_state_bytes" ["view", "worker"];
+    /// 1 for a view that has stopped, because its state outgrew its limit or an aggregate failed.
+    view_stopped: IntGaugeVec "logdrive_view_stopped" ["view"];
     /// Rows that a sink's far end confirmed.
     sink_rows: IntCounterVec "logdrive_sink_rows_total" ["sink"];
     /// Bytes that a sink sent.

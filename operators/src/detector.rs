@@ -9,6 +9,7 @@ use logdrive_schemas::component::{Component, ConfigError, Node};
 
 use crate::expression::Compiler;
 use crate::flow::BatchStream;
+use crate::view::ViewOutcome;
 
 /// What a detector may use while it is planned.
 #[derive(Clone, Debug)]
@@ -57,11 +58,29 @@ pub trait DetectorCounters: Debug + Send + Sync {
     fn evicted(&self, detector: &str, n_rows: usize) {
         let _ = (detector, n_rows);
     }
+    /// Rows of a view's input that it does not hold, or let go of: why, and how many.
+    fn view_rows(&self, view: &str, outcome: ViewOutcome, n_rows: usize) {
+        let _ = (view, outcome, n_rows);
+    }
+    /// About how many bytes the state of one worker's instance of a view takes.
+    fn view_bytes(&self, view: &str, worker: usize, n_bytes: usize) {
+        let _ = (view, worker, n_bytes);
+    }
+    /// A view has stopped on a worker, and why: its rows are no longer right.
+    fn view_stopped(&self, view: &str, reason: &str) {
+        let _ = (view, reason);
+    }
     /// The rows kept in the state of one worker's instance.
     fn state_rows(&self, detector: &str, worker: usize, n_rows: usize);
 }
 
-/// What a detector may use while it runs on one worker.
+/// Whether the end of input means that there is no more, or that the pipeline stops and goes on another time.
+pub trait Lifecycle: Debug + Send + Sync {
+    /// True once the pipeline is to stop.
+    fn is_stopping(&self) -> bool;
+}
+
+/// What an operator may use while it runs on one worker.
 #[derive(Clone, Debug)]
 pub struct WorkerContext {
     /// This worker.
@@ -72,6 +91,8 @@ pub struct WorkerContext {
     pub checkpoint: Arc<dyn Checkpoint>,
     /// Counts.
     pub counters: Arc<dyn DetectorCounters>,
+    /// Tells a stop from an end.
+    pub lifecycle: Arc<dyn Lifecycle>,
 }
 
 /// A detector that fits its input.

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
+use logdrive_schemas::component::{ConfigError, Node, NodeKind, Span};
 
 /// A compiled SQL expression, evaluated on whole batches.
 pub trait Expression: Debug + Send + Sync {
@@ -29,7 +30,8 @@ pub struct ExpressionError(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CompileError {
-    /// Stable code: `sql::syntax`, `sql::unknown_column`, `sql::unknown_function`, `sql::type`.
+    /// Stable code: `sql::syntax`, `sql::unknown_column`, `sql::unknown_function`, `sql::type`, `sql::unsupported`,
+    /// `sql::unbounded`.
     pub code: &'static str,
     /// What is wrong.
     pub message: String,
@@ -37,6 +39,24 @@ pub struct CompileError {
     pub help: Option<String>,
     /// Where in the expression's text, in bytes, if known: start and length.
     pub at: Option<(usize, usize)>,
+}
+
+impl CompileError {
+    /// The same error of SQL that stands at `node`; it names the place inside the SQL where the YAML shows it as it is.
+    #[must_use]
+    pub fn in_configuration(self, node: &Node) -> ConfigError {
+        let span = match (&node.kind, self.at) {
+            // A plain scalar on one line has no escapes and no folding: offsets in its text are offsets in the file.
+            (NodeKind::Scalar(scalar), Some((start, len)))
+                if !scalar.quoted && node.span.len == scalar.text.len() && start <= node.span.len =>
+            {
+                let len = len.min(node.span.len - start).max(1);
+                Span { start: node.span.start + start, len }
+            }
+            _ => node.span,
+        };
+        ConfigError { code: self.code, span, message: self.message, help: self.help }
+    }
 }
 
 /// Turns SQL text into expressions.

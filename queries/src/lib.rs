@@ -1,4 +1,5 @@
-//! SQL: expressions for steps and detectors, the function library, and queries over the Parquet lake.
+//! SQL: expressions for steps and detectors, the function library, views over streams, and queries over the Parquet
+//! lake.
 //!
 //! **Architecture invariant:** nothing outside this crate knows DataFusion. Operators see compiled SQL as
 //! [`Expression`](logdrive_operators::Expression), the pipeline sees answers as Arrow batches.
@@ -8,6 +9,7 @@ pub mod functions;
 pub mod lake;
 pub mod output;
 mod session;
+pub mod views;
 
 pub use compiler::SqlCompiler;
 pub use functions::{FUNCTIONS, Function};

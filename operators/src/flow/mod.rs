@@ -1,8 +1,14 @@
-//! The timely glue: the container that streams carry.
+//! The timely glue: the container that streams carry, and what operators keep over crashes.
+
+mod counted;
+mod state;
 
 use logdrive_schemas::Batch;
 use timely::Accountable;
 use timely::dataflow::Stream;
+
+pub use self::counted::Counted;
+pub use self::state::{Cuts, StateReader, StateWriter, restored};
 
 /// What a channel carries. The record count is the number of **rows**, so that splitting a batch by key preserves the
 /// count that progress tracking relies on.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use logdrive_schemas::component::{ConfigError, Node, NodeKind, Span, nearest};
+use logdrive_schemas::component::{ConfigError, Node, Span, nearest};
 use logdrive_schemas::{Edit, Layout};
 use schemars::{JsonSchema, Schema as JsonSchemaOf, SchemaGenerator};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -64,19 +64,7 @@ pub(crate) fn compile(
     input: &Schema,
     compiler: &dyn Compiler,
 ) -> Result<Arc<dyn Expression>, ConfigError> {
-    compiler.compile(sql, input).map_err(|error| {
-        let span = match (&node.kind, error.at) {
-            // A plain scalar on one line has no escapes and no folding: offsets in its text are offsets in the file.
-            (NodeKind::Scalar(scalar), Some((start, len)))
-                if !scalar.quoted && node.span.len == scalar.text.len() && start <= node.span.len =>
-            {
-                let len = len.min(node.span.len - start).max(1);
-                Span { start: node.span.start + start, len }
-            }
-            _ => node.span,
-        };
-        ConfigError { code: error.code, span, message: error.message, help: error.help }
-    })
+    compiler.compile(sql, input).map_err(|error| error.in_configuration(node))
 }
 
 /// The node of entry `key`, or the whole if the configuration is not the map it is supposed to be.

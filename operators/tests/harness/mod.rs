@@ -12,7 +12,7 @@ use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use logdrive_operators::{
-    Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters,
+    Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters, Lifecycle,
     Expression, ExpressionError, WorkerContext,
 };
 use logdrive_schemas::chunk::Partition;
@@ -223,7 +223,7 @@ impl Run {
             let (index, peers) = (worker.index(), worker.peers());
             let checkpoint: Arc<dyn Checkpoint> = Arc::<Runtime>::clone(&shared);
             let counters: Arc<dyn DetectorCounters> = Arc::<Runtime>::clone(&shared);
-            let cx = WorkerContext { index, peers, checkpoint, counters };
+            let cx = WorkerContext { index, peers, checkpoint, counters, lifecycle: Arc::new(Endless) };
             worker.dataflow::<u64, _, _>(|scope| {
                 let stream = scope.input_from(&mut input);
                 let (findings, rejects) = detector.attach(stream, &cx);
@@ -278,6 +278,16 @@ impl Run {
         let mut outcome = std::mem::take(&mut *runtime.outcome.lock().unwrap());
         outcome.findings.sort_by_key(|finding| (finding.epoch, finding.window_end));
         outcome
+    }
+}
+
+/// Nothing stops before its end.
+#[derive(Debug)]
+struct Endless;
+
+impl Lifecycle for Endless {
+    fn is_stopping(&self) -> bool {
+        false
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// One node of the pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Node {
-    /// `source`, `stream`, `detector` or `sink`.
+    /// `source`, `stream`, `detector`, `view` or `sink`.
     pub kind: String,
     /// Its name.
     pub name: String,
@@ -55,6 +55,7 @@ impl Status {
             let of = |family: &str| values.sum(family, kind, name);
             let (rows, bytes, waiting) = match *kind {
                 "detector" => (of("logdrive_findings_total"), 0.0, 0.0),
+                "view" => (values.sum_of("logdrive_view_rows_total", &[(kind, name), ("outcome", "in")]), 0.0, 0.0),
                 "sink" => (
                     of("logdrive_sink_rows_total"),
                     of("logdrive_sink_bytes_total"),
@@ -104,8 +105,15 @@ impl Values {
     }
 
     fn sum(&self, family: &str, label: &str, value: &str) -> f64 {
+        self.sum_of(family, &[(label, value)])
+    }
+
+    fn sum_of(&self, family: &str, wanted: &[(&str, &str)]) -> f64 {
+        let has = |labels: &[prometheus::proto::LabelPair], (label, value): &(&str, &str)| {
+            labels.iter().any(|l| l.name() == *label && l.value() == *value)
+        };
         self.samples(family)
-            .filter(|(labels, _)| labels.iter().any(|l| l.name() == label && l.value() == value))
+            .filter(|(labels, _)| wanted.iter().all(|wanted| has(labels, wanted)))
             .map(|(_, v)| v)
             .sum()
     }

@@ -14,6 +14,7 @@ use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span
 use logdrive_schemas::{FieldType, RowSchema, catalogue};
 
 use super::plan::QueueConfig;
+use super::view::{ViewConfig, ViewDraft};
 
 /// The keys of a file's top level.
 const SECTIONS: &[&str] = &[
@@ -26,6 +27,7 @@ const SECTIONS: &[&str] = &[
     "sources",
     "streams",
     "tests",
+    "views",
     "workers",
 ];
 
@@ -86,21 +88,16 @@ pub(super) struct Draft {
     pub(super) sources: Vec<SourceDraft>,
     pub(super) streams: Vec<StreamDraft>,
     pub(super) detectors: Vec<DetectorDraft>,
+    pub(super) views: Vec<ViewDraft>,
     pub(super) sinks: Vec<SinkDraft>,
     pub(super) tests: Vec<Node>,
-    /// Names of sources, streams and detectors that are there, but wrong: what reads them has no error of its own.
+    /// Names of sources, streams, detectors and views that are there, but wrong: what reads them has no error of its own.
     pub(super) broken: BTreeSet<String>,
 }
 
 pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
     for (key, _) in root.as_map().unwrap_or_default() {
-        if key.name == "views" {
-            let message = "`views` are not part of this version";
-            errors.push(
-                ConfigError::new("config::unsupported", key.span, message)
-                    .with_help("query the lake with `logdrive sql`, or use a detector for live conditions"),
-            );
-        } else if !SECTIONS.contains(&key.name.as_str()) {
+        if !SECTIONS.contains(&key.name.as_str()) {
             errors.push(ConfigError::unknown_key(key, "the top level", SECTIONS));
         }
     }
@@ -113,6 +110,7 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
         sources: Vec::new(),
         streams: Vec::new(),
         detectors: Vec::new(),
+        views: Vec::new(),
         sinks: Vec::new(),
         tests: Vec::new(),
         broken: BTreeSet::new(),
@@ -134,6 +132,12 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
     for (key, node) in entries(root, "detectors", errors) {
         match read_detector(key, node, errors) {
             Some(detector) => draft.detectors.push(detector),
+            None => _ = draft.broken.insert(key.name.clone()),
+        }
+    }
+    for (key, node) in entries(root, "views", errors) {
+        match parse_as::<ViewConfig>(node, "a view", errors) {
+            Some(config) => draft.views.push(ViewDraft { key: key.clone(), node: node.clone(), config }),
             None => _ = draft.broken.insert(key.name.clone()),
         }
     }

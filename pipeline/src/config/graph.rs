@@ -14,7 +14,7 @@ pub enum Format {
     Mermaid,
 }
 
-/// Draws sources, streams, detectors, sinks and the edges between them.
+/// Draws sources, streams, detectors, views, sinks and the edges between them.
 #[must_use]
 pub fn draw(plan: &Plan, format: Format) -> String {
     let mut nodes: Vec<(String, String, &str)> = Vec::new();
@@ -30,6 +30,10 @@ pub fn draw(plan: &Plan, format: Format) -> String {
     for detector in &plan.detectors {
         nodes.push((detector.name.to_string(), detector.kind.into(), "detector"));
         edges.extend(detector.inputs.iter().map(|i| (plan.name(*i).to_owned(), detector.name.to_string())));
+    }
+    for view in &plan.views {
+        nodes.push((view.name.to_string(), "view".into(), "view"));
+        edges.push((plan.name(view.input).to_owned(), view.name.to_string()));
     }
     if plan.sinks.iter().any(|sink| sink.inputs.contains(&Input::Rejects)) {
         nodes.push(("rejects".into(), "everything that failed".into(), "stream"));
@@ -52,6 +56,7 @@ fn mermaid(nodes: &[(String, String, &str)], edges: &[(String, String)]) -> Stri
         let (open, close) = match *kind {
             "source" => ("([", "])"),
             "detector" => ("{{", "}}"),
+            "view" => ("[/", "/]"),
             "sink" => ("[(", ")]"),
             _ => ("[", "]"),
         };
@@ -70,6 +75,7 @@ fn dot(nodes: &[(String, String, &str)], edges: &[(String, String)]) -> String {
         let shape = match *kind {
             "source" => "oval",
             "detector" => "hexagon",
+            "view" => "parallelogram",
             "sink" => "cylinder",
             _ => "box",
         };

@@ -9,6 +9,7 @@ pub mod reference;
 pub mod report;
 mod resolve;
 mod testcase;
+pub mod view;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ use logdrive_schemas::component::ConfigError;
 pub use file::{Files, Place};
 pub use plan::{
     DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan, TestCase,
+    ViewPlan,
 };
 pub use resolve::PlanContext;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::datatypes::FieldRef;
 use logdrive_connectors::buffer::BufferConfig;
 use logdrive_connectors::{DecoderEntry, Demand, Guarantee, SinkEntry, SourceEntry};
-use logdrive_operators::{Detector, Stage, StepPlan};
+use logdrive_operators::{Detector, Stage, StepPlan, View};
 use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{Node, Span};
 
@@ -30,6 +30,8 @@ pub struct Plan {
     pub streams: Vec<StreamPlan>,
     /// Stateful operators.
     pub detectors: Vec<DetectorPlan>,
+    /// Queries that run for ever.
+    pub views: Vec<ViewPlan>,
     /// Where rows go. Those that read `rejects` come last.
     pub sinks: Vec<SinkPlan>,
     /// `tests:`.
@@ -69,6 +71,8 @@ pub enum Input {
     Source(usize),
     /// A stream's rows.
     Stream(usize),
+    /// A view's rows.
+    View(usize),
 }
 
 /// Rows of one layout: a path from one source through steps. A stream over two sources has two lanes.
@@ -116,6 +120,18 @@ pub struct DetectorPlan {
     pub detector: Arc<dyn Detector>,
     /// Its findings.
     pub output: Lane,
+}
+
+/// A view.
+pub struct ViewPlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its rows come from.
+    pub input: Input,
+    /// The columns of all lanes of the input: every lane is brought to this schema.
+    pub columns: Stage,
+    /// The compiled query.
+    pub view: Arc<dyn View>,
 }
 
 /// A sink.
@@ -194,6 +210,7 @@ impl Plan {
             Input::Rejects => "rejects",
             Input::Source(idx) => &self.sources[idx].name,
             Input::Stream(idx) => &self.streams[idx].name,
+            Input::View(idx) => &self.views[idx].name,
         }
     }
 }

@@ -8,6 +8,7 @@ use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
 use super::plan::QueueConfig;
+use super::view::ViewConfig;
 
 /// The JSON Schema (draft 2020-12) of a pipeline file.
 #[must_use]
@@ -32,6 +33,7 @@ pub fn json_schema() -> Value {
     let sinks = one_of(SINKS.iter().map(|s| component(s.name, (s.schema)(), &sink_keys, &mut defs)));
     let detectors =
         one_of(DETECTORS.iter().map(|d| component(d.name, (d.schema)(), &detector_keys, &mut defs)));
+    let view = inline(schema_for!(ViewConfig), &mut defs);
     let mut steps: Vec<Value> = STEPS
         .iter()
         .map(|step| {
@@ -58,6 +60,7 @@ pub fn json_schema() -> Value {
             "streams": map(json!({ "type": "object", "required": ["from"], "additionalProperties": false,
                 "properties": { "from": from, "steps": { "type": "array", "items": { "oneOf": steps } } } })),
             "detectors": map(detectors),
+            "views": map(view),
             "sinks": map(sinks),
             "tests": { "type": "array", "items": { "type": "object", "required": ["input", "expect"],
                 "properties": { "name": { "type": "string" }, "input": { "type": "object" }, "expect": { "type": "object" } } } },

@@ -15,7 +15,10 @@ use super::attributes;
 use super::draft::{
     AttributesDraft, DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft, complete_keys,
 };
-use super::plan::{DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan};
+use super::plan::{
+    DetectorPlan, Input, Lane, LanePlan, Plan, QueueConfig, SinkPlan, SourcePlan, StreamPlan, ViewPlan,
+};
+use super::view;
 
 /// What planning needs from outside the configuration.
 #[derive(Clone, Debug)]
@@ -40,6 +43,7 @@ struct Round {
     lanes: BTreeMap<Input, Vec<Lane>>,
     streams: Vec<StreamPlan>,
     detectors: Vec<DetectorPlan>,
+    views: Vec<ViewPlan>,
     sinks: Vec<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)>,
 }
 
@@ -125,6 +129,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         sources,
         streams: round.streams,
         detectors: round.detectors,
+        views: round.views,
         sinks,
         tests: Vec::new(),
     };
@@ -138,14 +143,15 @@ fn collect_names(draft: &Draft, errors: &mut Vec<ConfigError>) -> Names {
     let sources = draft.sources.iter().enumerate().map(|(idx, s)| (&s.key, Input::Source(idx)));
     let streams = draft.streams.iter().enumerate().map(|(idx, s)| (&s.key, Input::Stream(idx)));
     let detectors = draft.detectors.iter().enumerate().map(|(idx, s)| (&s.key, Input::Detector(idx)));
+    let views = draft.views.iter().enumerate().map(|(idx, s)| (&s.key, Input::View(idx)));
     let mut duplicate = |key: &logdrive_schemas::component::Key| {
         let message = format!("the name `{}` is taken", key.name);
         errors.push(
             ConfigError::new("config::duplicate_name", key.span, message)
-                .with_help("sources, streams, detectors and sinks share one set of names"),
+                .with_help("sources, streams, detectors, views and sinks share one set of names"),
         );
     };
-    for (key, input) in sources.chain(streams).chain(detectors) {
+    for (key, input) in sources.chain(streams).chain(detectors).chain(views) {
         // That `rejects` is taken is said where names are read.
         if names.insert(key.name.clone(), input).is_some() && key.name != "rejects" {
             duplicate(key);
@@ -288,6 +294,14 @@ fn plan_round(
         round.lanes.insert(Input::Detector(idx), vec![output.clone()]);
         round.detectors.extend(plan_detector(detector, output, &round.lanes, names, cx, errors));
     }
+    for draft in &draft.views {
+        let plan = plan_view(draft, &round.lanes, names, errors);
+        if let Some(plan) = plan {
+            let output = fixed_lane(plan.view.schema(), plan.view.event_time().unwrap_or("@timestamp"));
+            round.lanes.insert(Input::View(round.views.len()), vec![output]);
+            round.views.push(plan);
+        }
+    }
     for sink in &draft.sinks {
         round.sinks.extend(plan_sink(sink, &round.lanes, names, cx, errors));
     }
@@ -428,6 +442,23 @@ fn plan_detector(
     })
 }
 
+fn plan_view(
+    draft: &view::ViewDraft,
+    lanes: &BTreeMap<Input, Vec<Lane>>,
+    names: &Names,
+    errors: &mut Vec<ConfigError>,
+) -> Option<ViewPlan> {
+    let mut valid: Vec<&str> = names
+        .known
+        .iter()
+        .filter(|(_, input)| matches!(input, Input::Source(_) | Input::Stream(_)))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    valid.sort_unstable();
+    let known = |name: &str| names.known.get(name).copied();
+    view::plan(draft, lanes, &known, &valid, &|name| names.broken.contains(name), errors)
+}
+
 fn plan_sink(
     draft: &SinkDraft,
     lanes: &BTreeMap<Input, Vec<Lane>>,
@@ -473,6 +504,11 @@ fn needs(draft: &Draft, round: &Round) -> Vec<BTreeSet<String>> {
     for detector in &round.detectors {
         for (input, lane_idx, _) in lanes_of(&detector.inputs, &round.lanes) {
             after.entry((input, lane_idx)).or_default().extend(detector.detector.reads());
+        }
+    }
+    for view in &round.views {
+        for (input, lane_idx, _) in lanes_of(&[view.input], &round.lanes) {
+            after.entry((input, lane_idx)).or_default().extend(view.view.reads());
         }
     }
     for (idx, stream) in round.streams.iter().enumerate().rev() {

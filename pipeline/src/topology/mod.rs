@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  tokio                  timely worker                                  tokio
-//!  ingest ──chunk@e──▶ decode ─▶ steps ─▶ detectors ─▶ egress ──batch@e──▶ sink task
+//!  ingest ──chunk@e──▶ decode ─▶ steps ─▶ stateful ──▶ egress ──batch@e──▶ sink task
 //!    ▲                                                   │ holds e            │
 //!    └──── commit ◀──── frontier passes e ◀──── lets go ◀┴──── durable ◀──────┘
 //! ```
@@ -121,7 +121,8 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         metrics: Arc::clone(&metrics),
         shutdown: shutdown.clone(),
     };
-    let n_operators: usize = plan.detectors.iter().map(|d| d.detector.operators().len()).sum();
+    let of_detectors = plan.detectors.iter().map(|d| d.detector.operators().len());
+    let n_operators: usize = of_detectors.chain(plan.views.iter().map(|v| v.view.operators().len())).sum();
     let (checkpoints, checkpoint_writer) =
         Checkpoints::open(&data_dir.join("checkpoints"), n_operators * plan.workers)
             .map_err(|source| RunError::Connector { component: "checkpoints".into(), source })?;
@@ -159,6 +160,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         checkpoints: Arc::clone(&checkpoints),
         queues: Mutex::new(receivers),
         sinks: sink_ends,
+        shutdown: shutdown.clone(),
     });
 
     let frontiers = Frontiers::new(n_operators > 0);
@@ -282,6 +284,7 @@ fn all_nodes(plan: &Plan) -> Vec<Input> {
         .map(Input::Source)
         .chain((0..plan.streams.len()).map(Input::Stream))
         .chain((0..plan.detectors.len()).map(Input::Detector))
+        .chain((0..plan.views.len()).map(Input::View))
         .chain([Input::Rejects])
         .collect()
 }
@@ -290,8 +293,9 @@ fn node_names(plan: &Plan) -> NodeNames {
     let sources = plan.sources.iter().map(|s| ("source", &s.name));
     let streams = plan.streams.iter().map(|s| ("stream", &s.name));
     let detectors = plan.detectors.iter().map(|d| ("detector", &d.name));
+    let views = plan.views.iter().map(|v| ("view", &v.name));
     let sinks = plan.sinks.iter().map(|s| ("sink", &s.name));
-    let all = sources.chain(streams).chain(detectors).chain(sinks);
+    let all = sources.chain(streams).chain(detectors).chain(views).chain(sinks);
     NodeNames(all.map(|(kind, name)| (kind, name.to_string())).collect())
 }
 

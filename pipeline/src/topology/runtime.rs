@@ -1,11 +1,12 @@
 //! What all workers and tasks of a running pipeline share.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use logdrive_connectors::Metrics;
-use logdrive_operators::Checkpoint;
-use logdrive_operators::detector::DetectorCounters;
+use logdrive_operators::{Checkpoint, DetectorCounters, Lifecycle, ViewOutcome};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::egress::{FromSink, ToSink};
 use super::queue::QueueReceiver;
@@ -23,6 +24,8 @@ pub(super) struct Runtime {
     pub(super) queues: Mutex<Vec<Option<Vec<QueueReceiver>>>>,
     /// Per sink.
     pub(super) sinks: Vec<(mpsc::UnboundedSender<ToSink>, Arc<FromSink>)>,
+    /// Cancelled to stop.
+    pub(super) shutdown: CancellationToken,
 }
 
 impl Runtime {
@@ -41,8 +44,11 @@ impl Runtime {
     }
 
     pub(super) fn detector_counters(&self) -> Arc<dyn DetectorCounters> {
-        let n_workers = self.plan.workers;
-        Arc::new(Counters { metrics: Arc::clone(&self.metrics), state_rows: Mutex::new(vec![0; n_workers]) })
+        Arc::new(Counters { metrics: Arc::clone(&self.metrics), state_rows: Mutex::default() })
+    }
+
+    pub(super) fn lifecycle(&self) -> Arc<dyn Lifecycle> {
+        Arc::new(Stop(self.shutdown.clone()))
     }
 
     pub(super) fn reject_counter(&self, component: &Arc<str>) -> RejectCounter {
@@ -50,11 +56,22 @@ impl Runtime {
     }
 }
 
-/// Detectors' counts as metrics.
+/// Whether the pipeline is to stop.
+#[derive(Debug)]
+struct Stop(CancellationToken);
+
+impl Lifecycle for Stop {
+    fn is_stopping(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+/// Counts of detectors and views as metrics.
 #[derive(Debug)]
 struct Counters {
     metrics: Arc<Metrics>,
-    state_rows: Mutex<Vec<i64>>,
+    /// By operator and worker.
+    state_rows: Mutex<HashMap<(String, usize), i64>>,
 }
 
 impl DetectorCounters for Counters {
@@ -66,10 +83,25 @@ impl DetectorCounters for Counters {
         self.metrics.late_rows.with_label_values(&[detector]).inc_by(n_rows as u64);
     }
 
+    fn view_rows(&self, view: &str, outcome: ViewOutcome, n_rows: usize) {
+        self.metrics.view_rows.with_label_values(&[view, outcome.name()]).inc_by(n_rows as u64);
+    }
+
+    fn view_bytes(&self, view: &str, worker: usize, n_bytes: usize) {
+        let worker = worker.to_string();
+        let n_bytes = i64::try_from(n_bytes).unwrap_or(i64::MAX);
+        self.metrics.view_bytes.with_label_values(&[view, &worker]).set(n_bytes);
+    }
+
+    fn view_stopped(&self, view: &str, reason: &str) {
+        tracing::error!(view, reason, "The view has stopped; the pipeline goes on without it.");
+        self.metrics.view_stopped.with_label_values(&[view]).set(1);
+    }
+
     fn state_rows(&self, detector: &str, worker: usize, n_rows: usize) {
         let mut rows = self.state_rows.lock().unwrap_or_else(PoisonError::into_inner);
         let n_rows = i64::try_from(n_rows).unwrap_or(i64::MAX);
-        let change = n_rows - std::mem::replace(&mut rows[worker], n_rows);
+        let change = n_rows - rows.insert((detector.to_owned(), worker), n_rows).unwrap_or(0);
         self.metrics.detector_rows.with_label_values(&[detector]).add(change);
     }
 }

@@ -1,4 +1,4 @@
-//! The dataflow of one worker: sources, streams, detectors and sinks, as the plan says.
+//! The dataflow of one worker: sources, streams, detectors, views and sinks, as the plan says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,6 +59,7 @@ pub(super) fn build<'scope>(
         peers: scope.peers(),
         checkpoint: runtime.checkpoint(),
         counters: runtime.detector_counters(),
+        lifecycle: runtime.lifecycle(),
     };
     for (idx, detector) in plan.detectors.iter().enumerate() {
         let inputs = inputs_of(&lanes, &detector.inputs);
@@ -69,6 +70,15 @@ pub(super) fn build<'scope>(
         let findings = tapped(&detector.name, Input::Detector(idx), findings, runtime);
         lanes.insert(Input::Detector(idx), vec![findings]);
         rejects.push(refused);
+    }
+    for (idx, view) in plan.views.iter().enumerate() {
+        let inputs = inputs_of(&lanes, &[view.input]);
+        let aligned: Vec<_> =
+            inputs.into_iter().map(|s| align(s, Arc::clone(&view.columns.schema))).collect();
+        let (rows, refused) = view.view.attach(scope.concatenate(aligned), &worker_cx);
+        let rows = tapped(&view.name, Input::View(idx), rows, runtime);
+        lanes.insert(Input::View(idx), vec![rows]);
+        rejects.push(counted(&view.name, refused, runtime));
     }
     // Sinks that read rejects are last in the plan: what the others refuse flows into them.
     let mut rejects = Some(rejects);
@@ -283,6 +293,15 @@ fn tapped<'scope>(
     let taps = runtime.taps.of(node);
     map_batches(name, input, move |batch| {
         taps.offer(&batch);
+        batch
+    })
+}
+
+/// Counts rejects.
+fn counted<'scope>(name: &Arc<str>, rejects: BatchStream<'scope>, runtime: &Arc<Runtime>) -> BatchStream<'scope> {
+    let counter = runtime.reject_counter(name);
+    map_batches(name, rejects, move |batch| {
+        counter.count(&batch);
         batch
     })
 }

@@ -25,8 +25,7 @@ use logdrive_operators::{CompileError, Compiler, Expression};
 
 use self::evaluate::SqlExpression;
 pub(crate) use self::names::{nearest_name, quoted};
-use self::text::{DIALECT, NESTING_LIMIT, syntax};
-pub(crate) use self::text::{Positions, tokens};
+pub(crate) use self::text::{DIALECT, NESTING_LIMIT, Positions, quote_columns, syntax, tokens};
 use crate::session;
 
 /// The deepest tree of operators and calls that is evaluated. Workers evaluate recursively, on stacks of 2 MiB.
@@ -67,26 +66,31 @@ impl fmt::Debug for SqlCompiler {
 
 impl Compiler for SqlCompiler {
     fn compile(&self, sql: &str, input: &Schema) -> Result<Arc<dyn Expression>, CompileError> {
-        // Parser and planner recurse with large frames; the caller's stack may be small.
-        std::thread::scope(|scope| {
-            let compile = || compile(&self.state, sql, input);
-            let thread = std::thread::Builder::new().name("sql-compiler".into()).stack_size(STACK);
-            let handle = thread.spawn_scoped(scope, compile).map_err(|error| CompileError {
+        on_large_stack(|| compile(&self.state, sql, input))
+    }
+}
+
+/// Compiles on a thread of its own: parser and planner recurse with large frames, and the caller's stack may be small.
+pub(crate) fn on_large_stack<T: Send>(
+    compile: impl FnOnce() -> Result<T, CompileError> + Send,
+) -> Result<T, CompileError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("sql-compiler".into()).stack_size(STACK);
+        let handle = thread.spawn_scoped(scope, compile).map_err(|error| CompileError {
+            code: "sql::internal",
+            message: format!("cannot start a thread to compile: {error}"),
+            help: None,
+            at: None,
+        })?;
+        handle.join().unwrap_or_else(|_| {
+            Err(CompileError {
                 code: "sql::internal",
-                message: format!("cannot start a thread to compile: {error}"),
-                help: None,
+                message: "the compiler failed on this SQL".into(),
+                help: Some("this is a bug of Logdrive: please report the SQL".into()),
                 at: None,
-            })?;
-            handle.join().unwrap_or_else(|_| {
-                Err(CompileError {
-                    code: "sql::internal",
-                    message: "the compiler failed on this expression".into(),
-                    help: Some("this is a bug of Logdrive: please report the expression".into()),
-                    at: None,
-                })
             })
         })
-    }
+    })
 }
 
 fn compile(state: &SessionState, sql: &str, input: &Schema) -> Result<Arc<dyn Expression>, CompileError> {
@@ -125,7 +129,7 @@ fn compile(state: &SessionState, sql: &str, input: &Schema) -> Result<Arc<dyn Ex
 
 fn parse(sql: &str, input: &Schema, positions: &Positions<'_>) -> Result<ast::Expr, CompileError> {
     let mut tokens = tokens(sql, positions)?;
-    text::quote_columns(&mut tokens, |name| input.column_with_name(name).is_some());
+    quote_columns(&mut tokens, |name| input.column_with_name(name).is_some());
     if tokens.iter().all(|token| matches!(token.token, Token::Whitespace(_) | Token::EOF)) {
         return Err(syntax("the expression is empty", None, None));
     }

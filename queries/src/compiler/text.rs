@@ -11,11 +11,11 @@ use logdrive_operators::CompileError;
 /// The longest text, in bytes.
 pub(super) const TEXT_LIMIT: usize = 64 << 10;
 /// The deepest nesting of brackets.
-pub(super) const NESTING_LIMIT: usize = 200;
+pub(crate) const NESTING_LIMIT: usize = 200;
 /// The most operators and keywords.
 pub(super) const OPERATOR_LIMIT: usize = 3000;
 
-pub(super) const DIALECT: GenericDialect = GenericDialect {};
+pub(crate) const DIALECT: GenericDialect = GenericDialect {};
 
 /// Byte positions in a text whose tokens are known by line and column.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ pub(crate) fn tokens(text: &str, positions: &Positions<'_>) -> Result<Vec<TokenW
 
 /// Quotes the column names that the parser would take for something else: `@timestamp` for a variable, `user` for
 /// the name of the session's user.
-pub(super) fn quote_columns(tokens: &mut [TokenWithSpan], is_column: impl Fn(&str) -> bool) {
+pub(crate) fn quote_columns(tokens: &mut [TokenWithSpan], is_column: impl Fn(&str) -> bool) {
     for token in tokens {
         let Token::Word(word) = &mut token.token else { continue };
         let mistaken = word.value.starts_with('@')
@@ -125,7 +125,7 @@ pub(super) fn quote_columns(tokens: &mut [TokenWithSpan], is_column: impl Fn(&st
     }
 }
 
-pub(super) fn syntax(
+pub(crate) fn syntax(
     message: impl Into<String>,
     help: Option<String>,
     at: Option<(usize, usize)>,

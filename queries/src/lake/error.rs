@@ -40,6 +40,12 @@ impl From<CompileError> for SqlError {
     }
 }
 
+impl From<SqlError> for CompileError {
+    fn from(error: SqlError) -> Self {
+        Self { code: error.code, message: error.message, help: error.help, at: error.at }
+    }
+}
+
 /// A failure while a query is prepared or run.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -88,7 +94,7 @@ fn is_vanished(error: &DataFusionError) -> bool {
     text.contains("No such file or directory") || text.contains("not found: ")
 }
 
-fn describe(error: &DataFusionError, positions: &Positions<'_>) -> SqlError {
+pub(crate) fn describe(error: &DataFusionError, positions: &Positions<'_>) -> SqlError {
     let (root, at) = peel(error, positions);
     let mut described = match root {
         DataFusionError::SQL(parser, _) => match parser.as_ref() {

@@ -31,6 +31,7 @@ use url::Url;
 
 use self::error::Failure;
 pub use self::error::SqlError;
+pub(crate) use self::error::describe;
 use self::table::LakeTable;
 use crate::compiler::{Positions, depth, nearest_name, tokens};
 use crate::session;

@@ -1,12 +1,7 @@
 //! The first operator: batches to events, each row once, also after a crash.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, UInt64Array};
-use arrow::compute::kernels::cmp::gt;
-use logdrive_schemas::Batch;
-use logdrive_schemas::chunk::Partition;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -15,98 +10,45 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::Rules;
 use super::events::{Event, read};
-use super::state::{Cuts, Writer, restored};
 use crate::detector::WorkerContext;
-use crate::flow::{BatchStream, Batches};
+use crate::flow::{BatchStream, Batches, Counted, Cuts, StateWriter, restored};
 
 pub(super) const PART: &str = "input";
 
-/// The highest offset of each partition.
-type Offsets = HashMap<(Arc<str>, Partition), u64>;
-
-/// Which messages were counted.
-struct Counted {
+/// Which messages were counted, and the handing in of that.
+struct Input {
     rules: Arc<Rules>,
     cx: WorkerContext,
-    /// What was counted when the state that was restored was taken: replayed rows up to there are skipped.
-    before: Offsets,
-    /// As of the epochs that are complete.
-    complete: Offsets,
-    /// What the epochs that are not complete add.
-    open: BTreeMap<u64, Offsets>,
+    counted: Counted,
     cuts: Cuts,
 }
 
-impl Counted {
+impl Input {
     fn new(rules: &Arc<Rules>, cx: &WorkerContext) -> Self {
         let operator = rules.operator(PART);
-        let mut before = Offsets::new();
-        for (_, _, mut state) in restored(&cx.checkpoint.restored(&operator), rules) {
-            let n = state.u64().unwrap_or(0);
-            for _ in 0..n {
-                let (Some(source), Some(partition), Some(offset)) = (state.text(), state.u64(), state.u64())
-                else {
-                    break;
-                };
-                raise(&mut before, (source, Partition(partition)), offset);
-            }
+        let mut counted = Counted::default();
+        for (_, _, mut state) in restored(&cx.checkpoint.restored(&operator), rules.fingerprint) {
+            counted.restore(&mut state);
         }
-        let (rules, complete) = (Arc::clone(rules), before.clone());
-        let cuts = Cuts::new(operator, cx);
-        Self { rules, cx: cx.clone(), before, complete, open: BTreeMap::new(), cuts }
-    }
-
-    /// The rows of `batch` that were not counted before the crash.
-    fn fresh(&mut self, epoch: u64, batch: Batch) -> Option<Batch> {
-        if !batch.origin().ordered {
-            return Some(batch);
-        }
-        let key = (Arc::clone(&batch.origin().source), batch.origin().partition);
-        let seen = self.before.get(&key).copied();
-        let highest = batch.offsets().values().iter().copied().max().unwrap_or(0);
-        raise(self.open.entry(epoch).or_default(), key, highest);
-        match seen {
-            Some(seen) => {
-                let fresh: BooleanArray =
-                    gt(batch.offsets(), &UInt64Array::new_scalar(seen)).expect("two columns of one type");
-                batch.filter(&fresh).expect("Arrow filters columns of every type that a schema has")
-            }
-            None => Some(batch),
-        }
+        Self { rules: Arc::clone(rules), cx: cx.clone(), counted, cuts: Cuts::new(operator, cx) }
     }
 
     /// No more rows of epochs before `frontier`.
     fn advance(&mut self, frontier: Option<u64>) {
-        while let Some(entry) = self.open.first_entry() {
-            let epoch = *entry.key();
-            if frontier.is_some_and(|frontier| frontier <= epoch) {
-                break;
-            }
-            self.cuts.pass(epoch, || encode(&self.complete, &self.rules, &self.cx));
-            for (key, offset) in entry.remove() {
-                raise(&mut self.complete, key, offset);
-            }
+        let Self { rules, cx, counted, cuts } = self;
+        let encode = |counted: &Counted| {
+            let mut writer = StateWriter::new(rules.fingerprint, cx);
+            counted.encode(&mut writer);
+            writer.finish()
+        };
+        while let Some(epoch) = counted.oldest().filter(|epoch| frontier.is_none_or(|f| f > *epoch)) {
+            cuts.pass(epoch, || encode(counted));
+            counted.complete(epoch);
         }
         if let Some(frontier) = frontier {
-            self.cuts.pass(frontier, || encode(&self.complete, &self.rules, &self.cx));
+            cuts.pass(frontier, || encode(counted));
         }
     }
-}
-
-fn raise(offsets: &mut Offsets, key: (Arc<str>, Partition), offset: u64) {
-    let highest = offsets.entry(key).or_insert(offset);
-    *highest = (*highest).max(offset);
-}
-
-fn encode(offsets: &Offsets, rules: &Rules, cx: &WorkerContext) -> Vec<u8> {
-    let mut writer = Writer::new(rules, cx);
-    writer.u64(offsets.len() as u64);
-    for ((source, partition), offset) in offsets {
-        writer.text(source);
-        writer.u64(partition.0);
-        writer.u64(*offset);
-    }
-    writer.finish()
 }
 
 /// Events, and rejects.
@@ -115,7 +57,7 @@ pub(super) fn attach<'scope>(
     rules: &Arc<Rules>,
     cx: &WorkerContext,
 ) -> (StreamVec<'scope, u64, Event>, BatchStream<'scope>) {
-    let mut counted = Counted::new(rules, cx);
+    let mut events_in = Input::new(rules, cx);
     let mut builder = OperatorBuilder::new(rules.operator(PART), input.scope());
     let mut input = builder.new_input(input, Pipeline);
     let (events_out, events) = builder.new_output::<Vec<Event>>();
@@ -131,14 +73,14 @@ pub(super) fn attach<'scope>(
                 let (mut events, mut rejects) = (Vec::new(), Vec::new());
                 let mut n_timeless = 0;
                 for batch in std::mem::take(&mut batches.0) {
-                    let Some(batch) = counted.fresh(*capability.time(), batch) else { continue };
-                    let read = read(&counted.rules, batch);
+                    let Some(batch) = events_in.counted.fresh(*capability.time(), batch) else { continue };
+                    let read = read(&events_in.rules, batch);
                     events.extend(read.events);
                     rejects.extend(read.rejects);
                     n_timeless += read.n_timeless;
                 }
                 if n_timeless > 0 {
-                    counted.cx.counters.late(&counted.rules.name, n_timeless);
+                    events_in.cx.counters.late(&events_in.rules.name, n_timeless);
                 }
                 if !events.is_empty() {
                     events_out.session(&capability.retain(0)).give_iterator(events.into_iter());
@@ -148,7 +90,7 @@ pub(super) fn attach<'scope>(
                     rejects_out.session_with_builder(&capability).give_container(&mut Batches(rejects));
                 }
             });
-            counted.advance(frontiers[0].frontier().first().copied());
+            events_in.advance(frontiers[0].frontier().first().copied());
         }
     });
     (events, rejects)

@@ -13,11 +13,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::events::{Key, entity};
 use super::retain::{RESTORED, is_mine};
-use super::state::{Cuts, Writer, restored};
 use super::windows::{UNIT, Violation};
 use super::{Change, Rules, VERSION};
 use crate::detector::WorkerContext;
-use crate::flow::{BatchStream, Batches};
+use crate::flow::{BatchStream, Batches, Cuts, StateWriter, restored};
 use crate::fraud::finding_rows;
 
 pub(super) const PART: &str = "alerts";
@@ -73,7 +72,7 @@ impl Alerts {
 
     fn encode(&mut self, cx: &WorkerContext) -> Vec<u8> {
         self.sweep();
-        let mut writer = Writer::new(&self.rules, cx);
+        let mut writer = StateWriter::new(self.rules.fingerprint, cx);
         writer.u64(self.told.len() as u64);
         for (key, told) in &self.told {
             writer.text(key);
@@ -85,7 +84,7 @@ impl Alerts {
 
     fn restore(&mut self, states: &[Vec<u8>], cx: &WorkerContext) {
         let rules = Arc::clone(&self.rules);
-        for (_, _, mut state) in restored(states, &rules) {
+        for (_, _, mut state) in restored(states, rules.fingerprint) {
             for _ in 0..state.u64().unwrap_or(0) {
                 let (Some(key), Some(n)) = (state.text(), state.u64()) else { break };
                 let ends: Vec<i64> = (0..n).map_while(|_| state.i64()).collect();

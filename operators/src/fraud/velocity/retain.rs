@@ -15,9 +15,10 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::events::{Event, Key, Row, route};
-use super::state::{Cuts, Writer, restored};
+use super::state::{read_row, write_row};
 use super::{Change, Rules};
 use crate::detector::WorkerContext;
+use crate::flow::{Cuts, StateWriter, restored};
 
 pub(super) const PART: &str = "rows";
 
@@ -164,14 +165,14 @@ impl Live {
     }
 
     fn encode(&self, cx: &WorkerContext) -> Vec<u8> {
-        let mut writer = Writer::new(&self.rules, cx);
+        let mut writer = StateWriter::new(self.rules.fingerprint, cx);
         writer.u64(u64::from(self.newest.is_some()));
         writer.i64(self.newest.unwrap_or(0));
         writer.u64(self.keys.len() as u64);
         for (key, rows) in &self.keys {
             writer.text(key);
             writer.u64(rows.len() as u64);
-            rows.iter().for_each(|row| writer.row(row));
+            rows.iter().for_each(|row| write_row(&mut writer, row));
         }
         writer.finish()
     }
@@ -180,7 +181,7 @@ impl Live {
     /// as they were, else the highest.
     fn restore(&mut self, states: &[Vec<u8>], cx: &WorkerContext, changes: &mut Vec<Change<Row>>) {
         let rules = Arc::clone(&self.rules);
-        for (worker, peers, mut state) in restored(states, &rules) {
+        for (worker, peers, mut state) in restored(states, rules.fingerprint) {
             let (Some(any), Some(newest), Some(n_keys)) = (state.u64(), state.i64(), state.u64()) else {
                 continue;
             };
@@ -191,7 +192,7 @@ impl Live {
                 let (Some(key), Some(n_rows)) = (state.text(), state.u64()) else { break };
                 let is_mine = is_mine(&key, cx);
                 for _ in 0..n_rows {
-                    let Some(row) = state.row() else { break };
+                    let Some(row) = read_row(&mut state) else { break };
                     if is_mine && self.insert(&key, row.clone()) {
                         changes.push(((Arc::clone(&key), row), RESTORED, 1));
                     }

@@ -1,0 +1,66 @@
+//! Views: continuous queries. What compiles them lives in `queries`; the pipeline attaches them like detectors.
+
+use std::fmt::Debug;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::detector::WorkerContext;
+use crate::flow::BatchStream;
+
+/// What became of the rows of a view's input. `rows in = filtered + late + failed + used`, exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ViewOutcome {
+    /// Read from the input.
+    In,
+    /// Removed by a condition of the query.
+    Filtered,
+    /// Too late for every window it belongs to, or too far ahead of the clock.
+    Late,
+    /// Failed an expression, or has no event time.
+    Failed,
+    /// Went into the state, or straight into the result.
+    Used,
+}
+
+impl ViewOutcome {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::In, Self::Filtered, Self::Late, Self::Failed, Self::Used];
+
+    /// As a label of a metric.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Filtered => "filtered",
+            Self::Late => "late",
+            Self::Failed => "failed",
+            Self::Used => "used",
+        }
+    }
+}
+
+/// A compiled query over streams.
+pub trait View: Debug + Send + Sync {
+    /// The input's columns that it reads.
+    fn reads(&self) -> Vec<String>;
+
+    /// The columns of its rows.
+    fn schema(&self) -> SchemaRef;
+
+    /// The column that says when a row of its happened, if it has one.
+    fn event_time(&self) -> Option<&str>;
+
+    /// Names of the stateful operators it attaches, unique in the pipeline: each hands in its state at every cut.
+    fn operators(&self) -> Vec<String>;
+
+    /// How the query is computed, for a reader.
+    fn explain(&self) -> String;
+
+    /// Builds its dataflow on one worker. The first stream has the view's rows; what failed or came too late leaves on
+    /// the second as batches of the `rejects` stream.
+    fn attach<'scope>(
+        &self,
+        input: BatchStream<'scope>,
+        cx: &WorkerContext,
+    ) -> (BatchStream<'scope>, BatchStream<'scope>);
+}

@@ -1,0 +1,127 @@
+//! `views:`: the keys of a view, and how its query finds its input.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use logdrive_operators::Stage;
+use logdrive_queries::views::{self, Emit, ViewOptions};
+use logdrive_schemas::RowSchema;
+use logdrive_schemas::component::{ConfigError, Key, Node, duration};
+use serde::{Deserialize, Deserializer};
+
+use super::plan::{Input, Lane, ViewPlan};
+
+/// The keys of a view.
+#[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ViewConfig {
+    /// The query: `SELECT … FROM` a source or stream, with `WHERE`, `GROUP BY` and `HAVING`. Windows of event time are
+    /// named by `tumble(time, size)` and `hop(time, slide, size)` in `GROUP BY`, and their edges by `tumble_start(…)`,
+    /// `tumble_end(…)`, `hop_start(…)` and `hop_end(…)`.
+    pub sql: String,
+    /// What leaves the view: `changes`, every change of a row with `_change` and `_epoch`; or `final`, each row once,
+    /// when its window closes.
+    #[serde(default)]
+    pub emit: Emit,
+    /// How late a row may be; that of the input's schema unless given.
+    #[serde(default, deserialize_with = "some_duration")]
+    #[schemars(with = "Option<String>")]
+    pub lateness: Option<Duration>,
+    /// After how long without rows a partition of a source no longer holds back the windows.
+    #[serde(default = "idle_timeout_default", deserialize_with = "duration")]
+    #[schemars(with = "String")]
+    pub idle_timeout: Duration,
+    /// How many bytes the state may take, about. A view that needs more stops; the pipeline goes on.
+    #[serde(default = "max_bytes_default", deserialize_with = "logdrive_schemas::component::bytes")]
+    #[schemars(with = "String")]
+    pub max_bytes: u64,
+    /// Allows a query without windows, whose state grows with every new key.
+    #[serde(default)]
+    pub unbounded: bool,
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    duration(from).map(Some)
+}
+
+fn idle_timeout_default() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn max_bytes_default() -> u64 {
+    1 << 30
+}
+
+/// A view as it is written.
+pub(super) struct ViewDraft {
+    pub(super) key: Key,
+    pub(super) node: Node,
+    pub(super) config: ViewConfig,
+}
+
+/// Plans a view over the sources and streams whose lanes are known. `nothing` if what it reads has an error of its
+/// own.
+pub(super) fn plan(
+    draft: &ViewDraft,
+    lanes: &BTreeMap<Input, Vec<Lane>>,
+    known: &dyn Fn(&str) -> Option<Input>,
+    valid: &[&str],
+    is_broken: &dyn Fn(&str) -> bool,
+    errors: &mut Vec<ConfigError>,
+) -> Option<ViewPlan> {
+    let ViewDraft { key, node, config } = draft;
+    let sql_node = node.get("sql").unwrap_or(node);
+    let (mut inputs, mut tables) = (Vec::new(), Vec::new());
+    for table in views::tables(&config.sql) {
+        match known(&table) {
+            Some(input @ (Input::Source(_) | Input::Stream(_))) => {
+                let of_input = lanes.get(&input).map(Vec::as_slice).unwrap_or_default();
+                let schemas = of_input.iter().map(|lane| lane.stage.schema.as_ref().clone());
+                match Schema::try_merge(schemas) {
+                    Ok(schema) => tables.push((table, Arc::new(schema) as SchemaRef)),
+                    Err(error) => {
+                        let message = format!("the sources of `{table}` disagree: {error}");
+                        errors.push(ConfigError::new("config::schema_mismatch", sql_node.span, message));
+                        return None;
+                    }
+                }
+                inputs.push(input);
+            }
+            None if is_broken(&table) => return None,
+            Some(Input::View(_)) => {
+                let message = format!("a view cannot read the view `{table}` yet");
+                let help = "write the query over the stream that the other view reads";
+                errors.push(ConfigError::new("sql::unsupported", sql_node.span, message).with_help(help));
+                return None;
+            }
+            _ => {
+                let what = format!("view `{}`", key.name);
+                let code = "sql::unknown_table";
+                errors.push(ConfigError::unknown_name(code, sql_node.span, "table", &table, &what, valid));
+                return None;
+            }
+        }
+    }
+    let read: Vec<&Lane> = inputs.iter().filter_map(|input| lanes.get(input)).flatten().collect();
+    let lateness = read.iter().map(|lane| lane.lateness).max().unwrap_or(RowSchema::LATENESS);
+    let options = ViewOptions {
+        name: key.name.as_str().into(),
+        emit: config.emit,
+        lateness: config.lateness.unwrap_or(lateness),
+        idle_timeout: config.idle_timeout,
+        max_bytes: config.max_bytes,
+        unbounded: config.unbounded,
+    };
+    let view = match views::plan(&config.sql, &tables, options) {
+        Ok(view) => view,
+        Err(error) => {
+            errors.push(error.in_configuration(sql_node));
+            return None;
+        }
+    };
+    let layout = Arc::clone(&read.first()?.stage.layout);
+    let schema = Arc::clone(&tables.first()?.1);
+    Some(ViewPlan { name: key.name.as_str().into(), input: inputs[0], columns: Stage { schema, layout }, view })
+}

@@ -1,0 +1,417 @@
+//! The dataflow of a view on one worker.
+//!
+//! ```text
+//! batches ─ mark ─┬────────────── gather ─ exchange by key ─ keep ─► rows of the view
+//!                 └─ broadcast ──►   │ └── watermark ──────►
+//!                                    └► rejects
+//! ```
+//!
+//! `mark` says how new the rows of each partition are. `gather` computes the watermark of an epoch from the marks of
+//! all workers in the epochs before, so that which rows are late depends on nothing else, and reduces the rows of an
+//! epoch to one row per pane and key. `keep` holds the windows that are open.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::compute::{cast, max};
+use arrow::datatypes::TimestampMicrosecondType;
+use datafusion::common::Result;
+use logdrive_operators::flow::{Counted, Cuts, StateWriter, restored};
+use logdrive_operators::{BatchStream, Batches, ViewOutcome, WorkerContext};
+use logdrive_schemas::Batch;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::vec::Broadcast;
+
+use super::container::Part;
+use super::keep::{Emitted, Keep};
+use super::output::{Rows, Told};
+use super::scatter::{Bounds, Outcomes, Scatter, pass};
+use super::watermark::{Mark, Watermark};
+use super::windows::time_type;
+use super::{Emit, SqlView};
+
+/// How often `mark` says that time goes on, in epochs.
+const CLOCK_EVERY: u64 = 100;
+
+type BatchOutput = OutputBuilder<u64, NoopBuilder<Batches>>;
+type VecOutput<D> = OutputBuilder<u64, CapacityContainerBuilder<Vec<D>>>;
+
+/// Whether a view has stopped on this worker, and how to stop it.
+#[derive(Clone)]
+struct Health {
+    view: Arc<SqlView>,
+    cx: WorkerContext,
+    stopped: Rc<Cell<bool>>,
+}
+
+impl Health {
+    fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Stops the view for good if this is an error: its state cannot be trusted any more.
+    fn check<T: Default>(&self, result: Result<T>) -> T {
+        result.unwrap_or_else(|error| {
+            self.stop(&crate::compiler::readable(&error));
+            T::default()
+        })
+    }
+
+    fn stop(&self, reason: &str) {
+        if !self.stopped.replace(true) {
+            self.cx.counters.view_stopped(&self.view.name, reason);
+        }
+    }
+
+    fn count(&self, outcomes: &Outcomes) {
+        for (outcome, n_rows) in outcomes.each() {
+            self.cx.counters.view_rows(&self.view.name, outcome, n_rows);
+            if outcome == ViewOutcome::Late {
+                self.cx.counters.late(&self.view.name, n_rows);
+            }
+        }
+    }
+}
+
+/// Attaches a view that aggregates.
+pub(super) fn attach<'scope>(
+    view: &Arc<SqlView>,
+    input: BatchStream<'scope>,
+    cx: &WorkerContext,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    let health = Health { view: Arc::clone(view), cx: cx.clone(), stopped: Rc::default() };
+    let (rows, marks) = mark(input, view, cx);
+    let (parts, bars, refused) = gather(rows, marks.broadcast(), &health);
+    let (rows, failed) = keep(parts, bars, &health);
+    (rows, timely::dataflow::operators::Concat::concat(refused, failed))
+}
+
+/// Attaches a view that takes each row by itself.
+pub(super) fn attach_pass<'scope>(
+    view: &Arc<SqlView>,
+    input: BatchStream<'scope>,
+    cx: &WorkerContext,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    let health = Health { view: Arc::clone(view), cx: cx.clone(), stopped: Rc::default() };
+    let shape = Rows::new(&view.name, &view.spec, view.options.emit == Emit::Changes);
+    let mut builder = OperatorBuilder::new(view.operator("rows"), input.scope());
+    let mut input = builder.new_input(input, Pipeline);
+    let (rows_out, rows) = builder.new_output::<Batches>();
+    let (rejects_out, rejects) = builder.new_output::<Batches>();
+    let (mut rows_out, mut rejects_out) = (BatchOutput::from(rows_out), BatchOutput::from(rejects_out));
+    builder.set_notify_for(0, timely::progress::operate::FrontierInterest::Never);
+    builder.build(move |_| {
+        move |_| {
+            input.for_each(|capability, batches| {
+                let (mut passed, mut refused) = (Vec::new(), Vec::new());
+                let mut outcomes = Outcomes::default();
+                let told = match health.view.options.emit {
+                    Emit::Changes => Told::Insert(*capability.time()),
+                    Emit::Final => Told::Final,
+                };
+                for batch in std::mem::take(&mut batches.0) {
+                    if health.is_stopped() {
+                        continue;
+                    }
+                    let done = pass(&batch, &health.view.spec, &shape, told, &mut outcomes, &mut refused);
+                    passed.extend(health.check(done));
+                }
+                health.count(&outcomes);
+                if !passed.is_empty() {
+                    let capability = capability.retain(0);
+                    rows_out.activate().session_with_builder(&capability).give_container(&mut Batches(passed));
+                }
+                if !refused.is_empty() {
+                    let capability = capability.retain(1);
+                    let mut refused = Batches(refused);
+                    rejects_out.activate().session_with_builder(&capability).give_container(&mut refused);
+                }
+            });
+        }
+    });
+    (rows, rejects)
+}
+
+/// Passes rows on, and says how new they are.
+fn mark<'scope>(
+    input: BatchStream<'scope>,
+    view: &Arc<SqlView>,
+    cx: &WorkerContext,
+) -> (BatchStream<'scope>, StreamVec<'scope, u64, Mark>) {
+    let time = view.spec.aggregation.as_ref().and_then(|a| a.windows).map(|(_, idx)| view.spec.reads[idx].clone());
+    let watermark = view.watermark();
+    let (is_first, lifecycle) = (cx.index == 0, Arc::clone(&cx.lifecycle));
+    let mut builder = OperatorBuilder::new(view.operator("mark"), input.scope());
+    let mut input = builder.new_input(input, Pipeline);
+    let (rows_out, rows) = builder.new_output::<Batches>();
+    let (marks_out, marks) = builder.new_output::<Vec<Mark>>();
+    let (mut rows_out, mut marks_out) = (BatchOutput::from(rows_out), VecOutput::<Mark>::from(marks_out));
+    builder.build(move |mut capabilities| {
+        // One worker tells the time for all.
+        let mut clock = capabilities.pop().filter(|_| is_first && time.is_some());
+        let mut told = 0;
+        move |frontiers| {
+            let (mut rows_out, mut marks_out) = (rows_out.activate(), marks_out.activate());
+            input.for_each(|capability, batches| {
+                let marks = time.iter().flat_map(|time| {
+                    let latest = watermark.latest(*capability.time());
+                    batches.0.iter().filter_map(move |batch| newest(batch, time, latest))
+                });
+                let marks: Vec<Mark> = marks.collect();
+                if !marks.is_empty() {
+                    marks_out.session(&capability.retain(1)).give_iterator(marks.into_iter());
+                }
+                rows_out.session_with_builder(&capability.retain(0)).give_container(batches);
+            });
+            let Some(capability) = &mut clock else { return };
+            match frontiers[0].frontier().first() {
+                Some(frontier) if capability.time() < frontier => {
+                    capability.downgrade(frontier);
+                    if told + CLOCK_EVERY <= *frontier {
+                        told = *frontier;
+                        marks_out.session(&*capability).give(Mark::Clock);
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    if !lifecycle.is_stopping() {
+                        marks_out.session(&*capability).give(Mark::End);
+                    }
+                    clock = None;
+                }
+            }
+        }
+    });
+    (rows, marks)
+}
+
+fn newest(batch: &Batch, time: &str, latest: i64) -> Option<Mark> {
+    let column = cast(batch.rows().column_by_name(time)?, &time_type()).ok()?;
+    let column = column.as_primitive::<TimestampMicrosecondType>();
+    let mut newest = max(column)?;
+    if newest > latest {
+        newest = column.iter().flatten().filter(|at| *at <= latest).max()?;
+    }
+    let origin = batch.origin();
+    Some(Mark::Newest(Arc::clone(&origin.source), origin.partition.0, newest))
+}
+
+/// An epoch that is not complete.
+struct Open {
+    parts_at: Capability<u64>,
+    bars_at: Capability<u64>,
+    rejects_at: Capability<u64>,
+    batches: Vec<Batch>,
+    marks: Vec<Mark>,
+}
+
+/// Reduces the rows of each epoch to parts, and says the watermark at its end.
+#[allow(clippy::type_complexity, reason = "three streams")]
+fn gather<'scope>(
+    rows: BatchStream<'scope>,
+    marks: StreamVec<'scope, u64, Mark>,
+    health: &Health,
+) -> (StreamVec<'scope, u64, Part>, StreamVec<'scope, u64, i64>, BatchStream<'scope>) {
+    let (view, cx) = (Arc::clone(&health.view), health.cx.clone());
+    let operator = view.operator("gather");
+    let (mut counted, mut watermark) = (Counted::default(), view.watermark());
+    for (_, _, mut state) in restored(&cx.checkpoint.restored(&operator), view.fingerprint) {
+        counted.restore(&mut state);
+        watermark.restore(&mut state);
+    }
+    let mut cuts = Cuts::new(operator.clone(), &cx);
+    let encode = move |counted: &Counted, watermark: &Watermark, cx: &WorkerContext| {
+        let mut writer = StateWriter::new(view.fingerprint, cx);
+        counted.encode(&mut writer);
+        watermark.encode(&mut writer);
+        writer.finish()
+    };
+    let mut scatter = Scatter::new(&health.view.spec, cx.peers);
+    let health = health.clone();
+
+    let mut builder = OperatorBuilder::new(operator, rows.scope());
+    let mut rows = builder.new_input(rows, Pipeline);
+    let mut marks = builder.new_input(marks, Pipeline);
+    let (parts_out, parts) = builder.new_output::<Vec<Part>>();
+    let (bars_out, bars) = builder.new_output::<Vec<i64>>();
+    let (rejects_out, rejects) = builder.new_output::<Batches>();
+    let (mut parts_out, mut bars_out) = (VecOutput::<Part>::from(parts_out), VecOutput::<i64>::from(bars_out));
+    let mut rejects_out = BatchOutput::from(rejects_out);
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        move |frontiers| {
+            let (mut parts_out, mut bars_out) = (parts_out.activate(), bars_out.activate());
+            let mut rejects_out = rejects_out.activate();
+            rows.for_each(|capability, batches| {
+                let open = open.entry(*capability.time()).or_insert_with(|| Open {
+                    parts_at: capability.retain(0),
+                    bars_at: capability.retain(1),
+                    rejects_at: capability.retain(2),
+                    batches: Vec::new(),
+                    marks: Vec::new(),
+                });
+                open.batches.append(&mut batches.0);
+            });
+            marks.for_each(|capability, marks| {
+                let open = open.entry(*capability.time()).or_insert_with(|| Open {
+                    parts_at: capability.retain(0),
+                    bars_at: capability.retain(1),
+                    rejects_at: capability.retain(2),
+                    batches: Vec::new(),
+                    marks: Vec::new(),
+                });
+                open.marks.append(marks);
+            });
+            let of_rows = frontiers[0].frontier().first().copied();
+            let of_marks = frontiers[1].frontier().first().copied();
+            while let Some(mut entry) = open.first_entry() {
+                let epoch = *entry.key();
+                // Marks of an epoch before may still come, so the watermark is not known.
+                if of_marks.is_some_and(|frontier| frontier < epoch) {
+                    break;
+                }
+                let (mut outcomes, mut refused) = (Outcomes::default(), Vec::new());
+                let bounds = Bounds { watermark: watermark.at(), latest: watermark.latest(epoch) };
+                for batch in entry.get_mut().batches.drain(..) {
+                    let Some(batch) = counted.fresh(epoch, batch) else { continue };
+                    match &mut scatter {
+                        Ok(scatter) if !health.is_stopped() => {
+                            health.check(scatter.take(&batch, bounds, &mut outcomes, &mut refused));
+                        }
+                        Ok(_) => {}
+                        Err(error) => health.stop(&crate::compiler::readable(error)),
+                    }
+                }
+                health.count(&outcomes);
+                if !refused.is_empty() {
+                    let session = &mut rejects_out.session_with_builder(&entry.get().rejects_at);
+                    session.give_container(&mut Batches(refused));
+                }
+                let is_open = |frontier: Option<u64>| frontier.is_some_and(|frontier| frontier <= epoch);
+                if is_open(of_rows) || is_open(of_marks) {
+                    break;
+                }
+                cuts.pass(epoch, || encode(&counted, &watermark, &cx));
+                let Open { parts_at, bars_at, marks, .. } = entry.remove();
+                counted.complete(epoch);
+                watermark.advance(epoch, marks);
+                if let Ok(scatter) = &mut scatter {
+                    let parts = health.check(scatter.parts());
+                    if !parts.is_empty() {
+                        parts_out.session(&parts_at).give_iterator(parts.into_iter());
+                    }
+                }
+                bars_out.session(&bars_at).give(watermark.at());
+            }
+            if let Some(frontier) = of_rows.into_iter().chain(of_marks).min() {
+                cuts.pass(frontier, || encode(&counted, &watermark, &cx));
+            }
+        }
+    });
+    (parts, bars, rejects)
+}
+
+/// An epoch that is not complete.
+struct Pending {
+    rows_at: Capability<u64>,
+    failed_at: Capability<u64>,
+    parts: Vec<Part>,
+    bar: Option<i64>,
+}
+
+/// Keeps the open windows of the keys of this worker.
+fn keep<'scope>(
+    parts: StreamVec<'scope, u64, Part>,
+    bars: StreamVec<'scope, u64, i64>,
+    health: &Health,
+) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    let (view, cx) = (Arc::clone(&health.view), health.cx.clone());
+    let operator = view.operator("keep");
+    let mut keep = Keep::new(&view, &cx).and_then(|mut keep| {
+        keep.restore(&cx.checkpoint.restored(&operator))?;
+        Ok(keep)
+    });
+    let mut cuts = Cuts::new(operator.clone(), &cx);
+    let health = health.clone();
+
+    let mut builder = OperatorBuilder::new(operator, parts.scope());
+    let mut parts = builder.new_input(parts, Exchange::new(|part: &Part| part.worker));
+    let mut bars = builder.new_input(bars, Pipeline);
+    let (rows_out, rows) = builder.new_output::<Batches>();
+    let (failed_out, failed) = builder.new_output::<Batches>();
+    let (mut rows_out, mut failed_out) = (BatchOutput::from(rows_out), BatchOutput::from(failed_out));
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
+        move |frontiers| {
+            let (mut rows_out, mut failed_out) = (rows_out.activate(), failed_out.activate());
+            parts.for_each(|capability, parts| {
+                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending {
+                    rows_at: capability.retain(0),
+                    failed_at: capability.retain(1),
+                    parts: Vec::new(),
+                    bar: None,
+                });
+                pending.parts.append(parts);
+            });
+            bars.for_each(|capability, bars| {
+                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending {
+                    rows_at: capability.retain(0),
+                    failed_at: capability.retain(1),
+                    parts: Vec::new(),
+                    bar: None,
+                });
+                pending.bar = bars.drain(..).max().max(pending.bar);
+            });
+            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+            let keep = match &mut keep {
+                Ok(keep) => keep,
+                Err(error) => {
+                    health.stop(&crate::compiler::readable(error));
+                    pending.clear();
+                    return;
+                }
+            };
+            while let Some(entry) = pending.first_entry() {
+                let epoch = *entry.key();
+                if frontier.is_some_and(|frontier| frontier <= epoch) {
+                    break;
+                }
+                cuts.pass(epoch, || health.check(keep.encode(&health.cx)));
+                let Pending { rows_at, failed_at, parts, bar } = entry.remove();
+                if health.is_stopped() {
+                    continue;
+                }
+                let Emitted { rows, failed } = health.check(keep.epoch(epoch, parts, bar));
+                if !rows.is_empty() {
+                    rows_out.session_with_builder(&rows_at).give_container(&mut Batches(rows));
+                }
+                if !failed.is_empty() {
+                    failed_out.session_with_builder(&failed_at).give_container(&mut Batches(failed));
+                }
+                health.cx.counters.state_rows(&health.view.name, health.cx.index, keep.n_rows());
+                health.cx.counters.view_bytes(&health.view.name, health.cx.index, keep.n_bytes());
+                let limit = usize::try_from(health.view.options.max_bytes).unwrap_or(usize::MAX) / health.cx.peers;
+                if keep.n_bytes() > limit {
+                    health.stop(&format!("its state takes more than `max_bytes` ({limit} bytes on each worker)"));
+                }
+                if health.is_stopped() {
+                    keep.clear();
+                }
+            }
+            if let Some(frontier) = frontier {
+                cuts.pass(frontier, || health.check(keep.encode(&health.cx)));
+            }
+        }
+    });
+    (rows, failed)
+}

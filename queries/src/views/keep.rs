@@ -1,0 +1,233 @@
+//! The second half of a view on one worker: the open windows of the keys that it keeps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::Int64Type;
+use datafusion::common::{Result, internal_err};
+use logdrive_operators::flow::{StateWriter, restored};
+use logdrive_operators::WorkerContext;
+use logdrive_schemas::Batch;
+
+use super::container::{Part, decode, encode};
+use super::grouping::Grouping;
+use super::log::Log;
+use super::output::{Rows, Told};
+use super::scatter::split;
+use super::spec::{Aggregation, Spec};
+use super::table::{Table, TableLayout, keys_and_values};
+use super::{Emit, SqlView};
+
+/// The only window of a view without windows.
+const ALWAYS: i64 = 0;
+
+/// What an epoch brings forth.
+#[derive(Debug, Default)]
+pub(super) struct Emitted {
+    pub(super) rows: Vec<Batch>,
+    /// Groups whose row failed an expression.
+    pub(super) failed: Vec<Batch>,
+}
+
+enum Open {
+    Final(BTreeMap<i64, Log>),
+    Changes(BTreeMap<i64, Table>, TableLayout),
+}
+
+/// The open windows.
+pub(super) struct Keep {
+    view: Arc<SqlView>,
+    spec: Arc<Spec>,
+    cx: WorkerContext,
+    rows: Rows,
+    grouping: Grouping,
+    open: Open,
+    /// The watermark at the end of the epochs that are complete.
+    watermark: i64,
+}
+
+impl Keep {
+    pub(super) fn new(view: &Arc<SqlView>, cx: &WorkerContext) -> Result<Self> {
+        let Some(aggregation) = &view.spec.aggregation else {
+            return internal_err!("a view without aggregation keeps nothing");
+        };
+        let tells_changes = view.options.emit == Emit::Changes;
+        let open = if tells_changes {
+            Open::Changes(BTreeMap::new(), TableLayout::new(aggregation)?)
+        } else {
+            Open::Final(BTreeMap::new())
+        };
+        Ok(Self {
+            view: Arc::clone(view),
+            spec: Arc::clone(&view.spec),
+            cx: cx.clone(),
+            rows: Rows::new(&view.name, &view.spec, tells_changes),
+            grouping: Grouping::new(aggregation)?,
+            open,
+            watermark: i64::MIN,
+        })
+    }
+
+    /// Takes in an epoch: its parts, and the watermark at its end.
+    pub(super) fn epoch(&mut self, epoch: u64, parts: Vec<Part>, bar: Option<i64>) -> Result<Emitted> {
+        let spec = Arc::clone(&self.spec);
+        let Some(aggregation) = &spec.aggregation else { return Ok(Emitted::default()) };
+        let mut emitted = Emitted::default();
+        let mut by_window: BTreeMap<i64, Vec<RecordBatch>> = BTreeMap::new();
+        for part in parts {
+            for (pane, rows) in by_pane(part.rows)? {
+                let Some((windows, _)) = aggregation.windows else {
+                    by_window.entry(ALWAYS).or_default().push(rows);
+                    continue;
+                };
+                let open = windows.of_pane(pane).take_while(|start| start.saturating_add(windows.size) > self.watermark);
+                for start in open {
+                    by_window.entry(start).or_default().push(rows.clone());
+                }
+            }
+        }
+        match &mut self.open {
+            Open::Final(logs) => {
+                for (window, parts) in by_window {
+                    let log = logs.entry(window).or_default();
+                    for part in parts {
+                        log.push(part, window, &mut self.grouping)?;
+                    }
+                }
+            }
+            Open::Changes(tables, layout) => {
+                for (window, parts) in by_window {
+                    let table = tables.entry(window).or_default();
+                    let Some(change) = table.apply(&parts, window, layout, &mut self.grouping)? else { continue };
+                    let told = [(change.old, Told::Delete(epoch)), (Some(change.new), Told::Insert(epoch))];
+                    for (rows, told) in told {
+                        let Some(rows) = rows else { continue };
+                        let (keys, values) = keys_and_values(&rows, layout);
+                        self.rows.of_groups(aggregation, window, (&keys, &values), told, epoch, &mut emitted)?;
+                    }
+                }
+            }
+        }
+        self.watermark = self.watermark.max(bar.unwrap_or(i64::MIN));
+        self.close(aggregation, epoch, &mut emitted)?;
+        Ok(emitted)
+    }
+
+    /// Lets go of the windows that are complete.
+    fn close(&mut self, aggregation: &Aggregation, epoch: u64, emitted: &mut Emitted) -> Result<()> {
+        let is_end = self.watermark == super::watermark::END;
+        let size = aggregation.windows.map(|(windows, _)| windows.size);
+        let watermark = self.watermark;
+        let is_closed = |start: &i64| size.is_some_and(|size| is_end || start.saturating_add(size) <= watermark);
+        match &mut self.open {
+            Open::Final(logs) => {
+                while let Some(entry) = logs.first_entry().filter(|entry| is_closed(entry.key())) {
+                    let (window, log) = entry.remove_entry();
+                    let (keys, values) = log.close(window, &mut self.grouping)?;
+                    let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
+                    self.rows.of_groups(aggregation, window, groups, Told::Final, epoch, emitted)?;
+                }
+            }
+            Open::Changes(tables, _) => {
+                while tables.first_entry().filter(|entry| is_closed(entry.key())).is_some() {
+                    tables.pop_first();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows that the state has.
+    pub(super) fn n_rows(&self) -> usize {
+        match &self.open {
+            Open::Final(logs) => logs.values().map(Log::n_rows).sum(),
+            Open::Changes(tables, _) => tables.values().map(Table::n_rows).sum(),
+        }
+    }
+
+    /// About how many bytes the state takes.
+    pub(super) fn n_bytes(&self) -> usize {
+        match &self.open {
+            Open::Final(logs) => logs.values().map(Log::n_bytes).sum(),
+            Open::Changes(tables, _) => tables.values().map(Table::n_bytes).sum(),
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        match &mut self.open {
+            Open::Final(logs) => logs.clear(),
+            Open::Changes(tables, _) => tables.clear(),
+        }
+    }
+
+    pub(super) fn encode(&mut self, cx: &WorkerContext) -> Result<Vec<u8>> {
+        let mut writer = StateWriter::new(self.view.fingerprint, cx);
+        writer.i64(self.watermark);
+        match &mut self.open {
+            Open::Final(logs) => {
+                writer.u64(logs.len() as u64);
+                for (window, log) in logs {
+                    log.merge(*window, &mut self.grouping)?;
+                    writer.i64(*window);
+                    writer.bytes(&encode(log.parts())?);
+                }
+            }
+            Open::Changes(tables, layout) => {
+                writer.u64(tables.len() as u64);
+                for (window, table) in tables {
+                    table.compact(layout)?;
+                    writer.i64(*window);
+                    writer.bytes(&encode(table.batches())?);
+                }
+            }
+        }
+        Ok(writer.finish())
+    }
+
+    /// Takes from the states of all workers what this one is responsible for.
+    pub(super) fn restore(&mut self, states: &[Vec<u8>]) -> Result<()> {
+        let spec = Arc::clone(&self.spec);
+        let Some(aggregation) = &spec.aggregation else { return Ok(()) };
+        let (index, peers) = (self.cx.index as u64, self.cx.peers as u64);
+        for (_, _, mut state) in restored(states, self.view.fingerprint) {
+            let (Some(watermark), Some(n_windows)) = (state.i64(), state.u64()) else { continue };
+            self.watermark = self.watermark.max(watermark);
+            for _ in 0..n_windows {
+                let (Some(window), Some(bytes)) = (state.i64(), state.bytes()) else { break };
+                for rows in decode(bytes)? {
+                    for part in split(rows, aggregation, peers)?.into_iter().filter(|part| part.worker == index) {
+                        match &mut self.open {
+                            Open::Final(logs) => {
+                                logs.entry(window).or_default().push(part.rows, window, &mut self.grouping)?;
+                            }
+                            Open::Changes(tables, layout) => {
+                                tables.entry(window).or_default().restore(part.rows, layout)?;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of each pane.
+fn by_pane(rows: RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
+    let panes = rows.column(0).as_primitive::<Int64Type>();
+    let Some(first) = panes.values().first().copied() else { return Ok(Vec::new()) };
+    if panes.values().iter().all(|pane| *pane == first) {
+        return Ok(vec![(first, rows)]);
+    }
+    let mut indices: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+    for (row, pane) in panes.values().iter().enumerate() {
+        indices.entry(*pane).or_default().push(row as u32);
+    }
+    indices
+        .into_iter()
+        .map(|(pane, rows_of)| Ok((pane, take_record_batch(&rows, &UInt32Array::from(rows_of))?)))
+        .collect()
+}

@@ -1,0 +1,343 @@
+//! A logical plan to a [`Spec`]: what is below the aggregation, the aggregation, what is above it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::expressions::{CastExpr, Column as PhysicalColumn};
+use datafusion::physical_plan::PhysicalExpr;
+use logdrive_operators::CompileError;
+
+use super::spec::{Aggregate, Aggregation, Output, Spec, Stage};
+use super::sql::internal;
+use super::table::TableLayout;
+use super::windows::{END, Kind, START, Windows, time_type};
+use crate::compiler::readable;
+
+/// Makes the plan ready to run.
+pub(super) fn lower(plan: &LogicalPlan, state: &SessionState) -> Result<Spec, CompileError> {
+    let mut after = Vec::new();
+    let top = peel(plan, state, &mut after)?;
+    let (aggregation, mut before, scan) = match top {
+        LogicalPlan::TableScan(scan) => (None, std::mem::take(&mut after), scan),
+        LogicalPlan::Aggregate(aggregate) => {
+            let mut before = Vec::new();
+            let bottom = peel(&aggregate.input, state, &mut before)?;
+            let LogicalPlan::TableScan(scan) = bottom else { return Err(unsupported(bottom)) };
+            (Some(lower_aggregate(aggregate, scan, state)?), before, scan)
+        }
+        other => return Err(unsupported(other)),
+    };
+    // What is peeled first runs last.
+    before.reverse();
+    after.reverse();
+    if aggregation.is_none() {
+        before.extend(normalised(plan.schema().as_arrow()));
+    } else {
+        after.extend(normalised(plan.schema().as_arrow()));
+    }
+    let stages = if aggregation.is_none() { &before } else { &after };
+    let output = stages.iter().rev().find_map(|stage| match stage {
+        Stage::Project(_, schema) => Some(Arc::clone(schema)),
+        Stage::Filter(_) => None,
+    });
+    let schema = output.unwrap_or_else(|| Arc::new(plan.schema().as_arrow().clone()));
+    check_names(&schema)?;
+    Ok(Spec {
+        reads: scan.projected_schema.fields().iter().map(|field| field.name().clone()).collect(),
+        before,
+        aggregation,
+        after,
+        schema,
+        plan: plan.display_indent().to_string(),
+    })
+}
+
+/// Takes the stateless nodes off the top of a plan, the topmost first.
+fn peel<'p>(
+    mut plan: &'p LogicalPlan,
+    state: &SessionState,
+    stages: &mut Vec<Stage>,
+) -> Result<&'p LogicalPlan, CompileError> {
+    loop {
+        plan = match plan {
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::Filter(filter) => {
+                stages.push(Stage::Filter(physical(&filter.predicate, filter.input.schema(), state)?));
+                &filter.input
+            }
+            LogicalPlan::Projection(projection) => {
+                let expressions = projection.expr.iter().map(|e| physical(e, projection.input.schema(), state));
+                let schema = Arc::new(projection.schema.as_arrow().clone());
+                stages.push(Stage::Project(expressions.collect::<Result<_, _>>()?, nullable(&schema)));
+                &projection.input
+            }
+            other => return Ok(other),
+        };
+    }
+}
+
+/// Whether a column may be null is not known as well at run time as when planning.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn physical(expr: &Expr, schema: &DFSchema, state: &SessionState) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
+    refuse_hop(expr)?;
+    state.create_physical_expr(expr.clone(), schema).map_err(|error| failed(&error))
+}
+
+fn failed(error: &DataFusionError) -> CompileError {
+    CompileError { code: "sql::type", message: readable(error), help: None, at: None }
+}
+
+fn refuse(message: impl Into<String>, help: impl Into<String>) -> CompileError {
+    CompileError { code: "sql::unsupported", message: message.into(), help: Some(help.into()), at: None }
+}
+
+/// Hopping windows make several rows of one.
+fn refuse_hop(expr: &Expr) -> Result<(), CompileError> {
+    use datafusion::common::tree_node::TreeNode;
+    let found = expr.exists(|node| Ok(matches!(node, Expr::ScalarFunction(f) if f.func.name() == Kind::Hop.name())));
+    match found {
+        Ok(false) => Ok(()),
+        _ => Err(refuse("`hop` outside of GROUP BY", "write GROUP BY hop(time, slide, size)")),
+    }
+}
+
+fn unsupported(plan: &LogicalPlan) -> CompileError {
+    match plan {
+        LogicalPlan::Join(_) => refuse(
+            "a view cannot join yet",
+            "add the columns of a table with a `lookup` step before the view, or query the lake",
+        ),
+        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => refuse(
+            "an endless stream has no order, and no first rows",
+            "leave ORDER BY and LIMIT out; order the rows when you read the view",
+        ),
+        LogicalPlan::Union(_) => {
+            refuse("a view cannot use UNION yet", "name several inputs in the `from` of a stream, and read that")
+        }
+        LogicalPlan::Aggregate(_) => {
+            refuse("a view cannot aggregate twice yet", "aggregate once, and the rest when you read the view")
+        }
+        LogicalPlan::Window(_) => {
+            refuse("a view cannot use OVER yet", "group by a window, as in GROUP BY tumble(\"@timestamp\", INTERVAL '1 minute')")
+        }
+        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
+            refuse("the query reads no stream", "add FROM and the name of a source or stream")
+        }
+        other => refuse(
+            format!("a view cannot use {} yet", other.display()),
+            "a view selects from one source or stream: SELECT … FROM … WHERE … GROUP BY … HAVING …",
+        ),
+    }
+}
+
+fn lower_aggregate(
+    aggregate: &datafusion::logical_expr::Aggregate,
+    scan: &TableScan,
+    state: &SessionState,
+) -> Result<Aggregation, CompileError> {
+    let input = aggregate.input.schema();
+    let physical_input = input.as_arrow();
+    let mut windows: Option<(Windows, usize)> = None;
+    let (mut keys, mut key_fields, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+    for (idx, expr) in aggregate.group_expr.iter().enumerate() {
+        if let Expr::GroupingSet(_) = expr {
+            return Err(refuse("a view cannot use GROUPING SETS, CUBE or ROLLUP yet", "write a view for each set"));
+        }
+        match window_of(expr)? {
+            Some((found, time, output)) => {
+                let time = time_column(&time, &aggregate.input, scan)?;
+                if windows.is_some_and(|known| known != (found, time)) {
+                    return Err(refuse("a view has one kind of windows", "write a view for each"));
+                }
+                windows = Some((found, time));
+                outputs.push(output);
+            }
+            None => {
+                outputs.push(Output::Key(keys.len()));
+                keys.push(physical(expr, input, state)?);
+                key_fields.push(aggregate.schema.field(idx).data_type().clone());
+            }
+        }
+    }
+    if !TableLayout::supports(key_fields.iter().cloned()) {
+        return Err(refuse("rows cannot be grouped by a map", "group by one of its values"));
+    }
+    let mut part_fields = vec![Field::new("pane", DataType::Int64, false)];
+    part_fields.extend(key_fields.iter().enumerate().map(|(n, t)| Field::new(format!("key{n}"), t.clone(), true)));
+    let mut aggregates = Vec::with_capacity(aggregate.aggr_expr.len());
+    for (n, expr) in aggregate.aggr_expr.iter().enumerate() {
+        outputs.push(Output::Aggregate(n));
+        let lowered = LoweredAggregateBuilder::new(
+            expr,
+            input,
+            physical_input,
+            state.execution_props(),
+            &PhysicalPlanningContext::default(),
+        )
+        .build()
+        .map_err(|error| failed(&error))?;
+        let function = lowered.aggregate;
+        let states = function.state_fields().map_err(|error| failed(&error))?;
+        let state_fields = states.iter().enumerate();
+        part_fields.extend(
+            state_fields.map(|(m, field)| Field::new(format!("state{n}.{m}"), field.data_type().clone(), true)),
+        );
+        let ordering = function.order_bys().iter().map(|order| Arc::clone(&order.expr));
+        let arguments = function.expressions().into_iter().chain(ordering).collect();
+        aggregates.push(Aggregate { function, arguments, filter: lowered.filter, n_states: states.len() });
+    }
+    Ok(Aggregation {
+        windows,
+        keys,
+        aggregates,
+        outputs,
+        schema: nullable(aggregate.schema.as_arrow()),
+        part_schema: Arc::new(Schema::new(part_fields)),
+    })
+}
+
+/// Whether an expression of GROUP BY is a window or an edge of one: which windows, of which time.
+fn window_of(expr: &Expr) -> Result<Option<(Windows, Expr, Output)>, CompileError> {
+    let expr = unaliased(expr);
+    let Expr::ScalarFunction(function) = expr else { return Ok(None) };
+    if function.func.name() == "get_field"
+        && let [inner, Expr::Literal(field, _)] = function.args.as_slice()
+        && let Some((windows, time, Output::Window)) = window_of(inner)?
+    {
+        let output = match field.try_as_str().flatten() {
+            Some(START) => Output::Start,
+            Some(END) => Output::End,
+            _ => return Ok(None),
+        };
+        return Ok(Some((windows, time, output)));
+    }
+    let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == function.func.name()) else {
+        return Ok(None);
+    };
+    let intervals: Vec<Option<&ScalarValue>> = function.args[1..]
+        .iter()
+        .map(|argument| match argument {
+            Expr::Literal(value, _) => Some(value),
+            _ => None,
+        })
+        .collect();
+    let windows = kind.windows(&intervals).map_err(|reason| CompileError {
+        code: "sql::type",
+        message: format!("{}: {reason}", kind.name()),
+        help: None,
+        at: None,
+    })?;
+    Ok(Some((windows, function.args[0].clone(), Output::Window)))
+}
+
+fn unaliased(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => unaliased(&alias.expr),
+        other => other,
+    }
+}
+
+/// Which column of the input is the time of a window: rows that a condition removes tell the time, too.
+fn time_column(time: &Expr, input: &LogicalPlan, scan: &TableScan) -> Result<usize, CompileError> {
+    let not_a_column = || {
+        refuse(
+            format!("the time of a window must be a column, not `{time}`"),
+            "compute it in a `set` step of the stream, and name the column here",
+        )
+    };
+    let mut expr = time.clone();
+    let mut plan = input;
+    loop {
+        let column = match unaliased(&expr) {
+            Expr::Column(column) => column.clone(),
+            Expr::Cast(cast) => match (cast.field.data_type(), unaliased(&cast.expr)) {
+                (DataType::Timestamp(TimeUnit::Microsecond, _), Expr::Column(column)) => column.clone(),
+                _ => return Err(not_a_column()),
+            },
+            _ => return Err(not_a_column()),
+        };
+        plan = match plan {
+            LogicalPlan::TableScan(_) => {
+                let found = scan.projected_schema.index_of_column(&column);
+                return found.map_err(|error| failed(&error));
+            }
+            LogicalPlan::Filter(filter) => {
+                expr = Expr::Column(column);
+                &filter.input
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                let idx = alias.schema.index_of_column(&column).map_err(|error| failed(&error))?;
+                expr = Expr::Column(Column::from(alias.input.schema().qualified_field(idx)));
+                &alias.input
+            }
+            LogicalPlan::Projection(projection) => {
+                let idx = projection.schema.index_of_column(&column).map_err(|error| failed(&error))?;
+                expr = projection.expr[idx].clone();
+                &projection.input
+            }
+            _ => return Err(not_a_column()),
+        };
+    }
+}
+
+/// The stage that brings columns to the types that rows of a pipeline have.
+fn normalised(schema: &Schema) -> Option<Stage> {
+    let types: Vec<DataType> = schema.fields().iter().map(|field| normal_type(field.data_type())).collect();
+    if types.iter().zip(schema.fields()).all(|(normal, field)| normal == field.data_type()) {
+        return None;
+    }
+    let columns = types.iter().zip(schema.fields()).enumerate().map(|(idx, (normal, field))| {
+        let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(field.name(), idx));
+        if normal == field.data_type() {
+            return column;
+        }
+        let target = Arc::new(Field::new(field.name(), normal.clone(), true));
+        Arc::new(CastExpr::new_with_target_field(column, target, None)) as Arc<dyn PhysicalExpr>
+    });
+    let fields: Vec<Field> = types
+        .iter()
+        .zip(schema.fields())
+        .map(|(normal, field)| Field::new(field.name(), normal.clone(), true))
+        .collect();
+    Some(Stage::Project(columns.collect(), Arc::new(Schema::new(fields))))
+}
+
+fn normal_type(found: &DataType) -> DataType {
+    match found {
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64 => <Int64Type as arrow::datatypes::ArrowPrimitiveType>::DATA_TYPE,
+        DataType::Float16 | DataType::Float32 => DataType::Float64,
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => time_type(),
+        DataType::List(item) => DataType::List(Arc::new(item.as_ref().clone().with_data_type(normal_type(item.data_type())))),
+        other => other.clone(),
+    }
+}
+
+/// Documents have each name once.
+fn check_names(schema: &Schema) -> Result<(), CompileError> {
+    if schema.fields().is_empty() {
+        return Err(internal("the query has no columns".into()));
+    }
+    for (idx, field) in schema.fields().iter().enumerate() {
+        if schema.fields()[..idx].iter().any(|other| other.name() == field.name()) {
+            let message = format!("two columns are called `{}`", field.name());
+            return Err(refuse(message, "name them with AS"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! Views: SQL over streams that never end, computed as rows come.
+//!
+//! DataFusion parses, analyses and optimises; [`lower`] makes stages and an aggregation of the plan; [`flow`] runs them
+//! on Arrow batches in a timely dataflow, with DataFusion's expressions and accumulators. Windows are those of event
+//! time: a window closes when the watermark passes its end.
+
+mod container;
+mod flow;
+mod grouping;
+mod isolate;
+mod keep;
+mod log;
+mod lower;
+mod output;
+mod scatter;
+mod spec;
+mod sql;
+mod table;
+mod watermark;
+mod windows;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::spec::{Spec, Stage};
+use self::watermark::Watermark;
+use crate::compiler::on_large_stack;
+
+/// What leaves a view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Emit {
+    /// Every change of a row, with `_change` (`insert` or `delete`) and `_epoch`.
+    #[default]
+    Changes,
+    /// Each row once, when its window closes.
+    Final,
+}
+
+/// How a view runs.
+#[derive(Clone, Debug)]
+pub struct ViewOptions {
+    /// Its name in the pipeline.
+    pub name: Arc<str>,
+    /// What leaves it.
+    pub emit: Emit,
+    /// How late a row may be.
+    pub lateness: Duration,
+    /// After how long without rows a partition of a source no longer holds back the others.
+    pub idle_timeout: Duration,
+    /// How many bytes its state may take on all workers together, about.
+    pub max_bytes: u64,
+    /// Whether its state may have a group for every key that ever comes.
+    pub unbounded: bool,
+}
+
+/// Compiles a query over one of `inputs`, which are the sources and streams that it could name. Returns the view, and
+/// which input it reads.
+///
+/// # Errors
+/// If the query does not parse, names what does not exist, does not fit its types, uses what views cannot do, or would
+/// keep state for ever without being told so.
+pub fn plan(
+    sql: &str,
+    inputs: &[(String, SchemaRef)],
+    options: ViewOptions,
+) -> Result<Arc<dyn View>, CompileError> {
+    on_large_stack(|| {
+        let (plan, state) = sql::plan(sql, inputs)?;
+        let spec = lower::lower(&plan, &state)?;
+        check_bound(&spec, &options)?;
+        let fingerprint = fingerprint(&spec, &options);
+        Ok(Arc::new(SqlView { name: Arc::clone(&options.name), spec: Arc::new(spec), options, fingerprint }) as _)
+    })
+}
+
+/// The names of the tables that a query reads, as written; empty if it does not parse.
+#[must_use]
+pub fn tables(sql: &str) -> Vec<String> {
+    sql::tables(sql)
+}
+
+fn check_bound(spec: &Spec, options: &ViewOptions) -> Result<(), CompileError> {
+    let Some(aggregation) = &spec.aggregation else { return Ok(()) };
+    if aggregation.windows.is_some() {
+        return Ok(());
+    }
+    if options.emit == Emit::Final {
+        return Err(CompileError {
+            code: "sql::unbounded",
+            message: "without windows no group is ever final".into(),
+            help: Some("group by tumble(…) or hop(…), or leave `emit: final` out".into()),
+            at: None,
+        });
+    }
+    if aggregation.keys.is_empty() || options.unbounded {
+        return Ok(());
+    }
+    Err(CompileError {
+        code: "sql::unbounded",
+        message: "the state grows with every new key, and never shrinks".into(),
+        help: Some(
+            "group by tumble(…) or hop(…) as well, so that groups end; or say `unbounded: true` if the keys are few"
+                .into(),
+        ),
+        at: None,
+    })
+}
+
+/// Changes when old state does not fit any more.
+fn fingerprint(spec: &Spec, options: &ViewOptions) -> u64 {
+    let mut text = spec.plan.clone();
+    let schema = spec.aggregation.as_ref().map(|aggregation| &aggregation.part_schema);
+    write!(text, "{:?} {schema:?}", options.emit).expect("writing to a string cannot fail");
+    xxh3_64(text.as_bytes())
+}
+
+/// A compiled view.
+#[derive(Debug)]
+struct SqlView {
+    name: Arc<str>,
+    spec: Arc<Spec>,
+    options: ViewOptions,
+    fingerprint: u64,
+}
+
+impl SqlView {
+    fn operator(&self, part: &str) -> String {
+        format!("{}.{part}", self.name)
+    }
+
+    fn watermark(&self) -> Watermark {
+        Watermark::new(self.options.lateness, self.options.idle_timeout)
+    }
+
+    fn shared(&self) -> Arc<Self> {
+        Arc::new(Self {
+            name: Arc::clone(&self.name),
+            spec: Arc::clone(&self.spec),
+            options: self.options.clone(),
+            fingerprint: self.fingerprint,
+        })
+    }
+}
+
+impl View for SqlView {
+    fn reads(&self) -> Vec<String> {
+        self.spec.reads.clone()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        match self.options.emit {
+            Emit::Changes => output::with_change(&self.spec.schema),
+            Emit::Final => Arc::clone(&self.spec.schema),
+        }
+    }
+
+    fn event_time(&self) -> Option<&str> {
+        let fields = self.spec.schema.fields();
+        let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
+        let named = fields.iter().find(|field| field.name() == "@timestamp" && is_time(field.data_type()));
+        let first = || fields.iter().find(|field| is_time(field.data_type()));
+        named.or_else(first).map(|field| field.name().as_str())
+    }
+
+    fn operators(&self) -> Vec<String> {
+        match self.spec.aggregation {
+            Some(_) => vec![self.operator("gather"), self.operator("keep")],
+            None => Vec::new(),
+        }
+    }
+
+    fn explain(&self) -> String {
+        let mut text = format!("{}\n\n", self.spec.plan);
+        let stages = |stages: &[Stage]| {
+            let names = stages.iter().map(|stage| match stage {
+                Stage::Filter(condition) => format!("filter {condition}"),
+                Stage::Project(expressions, _) => format!("project {} columns", expressions.len()),
+            });
+            names.collect::<Vec<_>>().join(" → ")
+        };
+        let mut line = |what: &str, value: &str| {
+            if !value.is_empty() {
+                writeln!(text, "{what}: {value}").expect("writing to a string cannot fail");
+            }
+        };
+        line("reads", &self.spec.reads.join(", "));
+        line("stages", &stages(&self.spec.before));
+        if let Some(aggregation) = &self.spec.aggregation {
+            let aggregates: Vec<&str> = aggregation.aggregates.iter().map(|a| a.function.name()).collect();
+            line("aggregates", &aggregates.join(", "));
+            match aggregation.windows {
+                Some((windows, time)) => {
+                    line("windows", &format!(
+                        "{} s every {} s of `{}`, in panes of {} s",
+                        windows.size as f64 / 1e6,
+                        windows.slide as f64 / 1e6,
+                        self.spec.reads[time],
+                        windows.pane() as f64 / 1e6,
+                    ));
+                    line("state", "one row per open window and key");
+                }
+                None => line("state", "one row per key, for ever"),
+            }
+        }
+        line("stages behind", &stages(&self.spec.after));
+        line("emits", match self.options.emit {
+            Emit::Changes => "every change (`_change`, `_epoch`)",
+            Emit::Final => "each row once, when its window closes",
+        });
+        text
+    }
+
+    fn attach<'scope>(
+        &self,
+        input: BatchStream<'scope>,
+        cx: &WorkerContext,
+    ) -> (BatchStream<'scope>, BatchStream<'scope>) {
+        let view = self.shared();
+        match self.spec.aggregation {
+            Some(_) => flow::attach(&view, input, cx),
+            None => flow::attach_pass(&view, input, cx),
+        }
+    }
+}

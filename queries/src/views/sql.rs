@@ -1,0 +1,196 @@
+//! The text of a view to a logical plan, by DataFusion: parsed, analysed, optimised with a list of rules of ours.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result, TableReference};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
+use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::optimizer::Optimizer;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+use logdrive_operators::CompileError;
+
+use super::windows::{self, END, Kind, START};
+use crate::compiler::{DIALECT, NESTING_LIMIT, Positions, quote_columns, syntax, tokens};
+use crate::lake::describe;
+use crate::session;
+
+/// The optimised plan of a query over `inputs`, and the session that knows its functions.
+pub(super) fn plan(
+    sql: &str,
+    inputs: &[(String, SchemaRef)],
+) -> Result<(LogicalPlan, SessionState), CompileError> {
+    let positions = Positions::new(sql);
+    let mut query = parse(sql, inputs, &positions)?;
+    name_windows(&mut query);
+    bare_names(&mut query, inputs);
+    let failed = |error: DataFusionError| CompileError::from(describe(&error, &positions));
+
+    let context = SessionContext::new_with_state(session::builder().build());
+    windows::udfs().for_each(|udf| context.register_udf(udf));
+    for (name, schema) in inputs {
+        let table = Arc::new(EmptyTable::new(Arc::clone(schema)));
+        context.register_table(TableReference::bare(name.as_str()), table).map_err(failed)?;
+    }
+    let state = context.state();
+    let statement = Statement::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| internal(format!("cannot start a runtime to plan: {error}")))?;
+    let plan = runtime.block_on(state.statement_to_plan(statement)).map_err(failed)?;
+    refuse_volatile(&plan)?;
+    let plan = state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})
+        .and_then(|plan| Optimizer::with_rules(rules()).optimize(plan, &state, |_, _| {}))
+        .map_err(failed)?;
+    Ok((plan, state))
+}
+
+/// The names of the tables that a query reads; empty if it does not parse.
+pub(super) fn tables(sql: &str) -> Vec<String> {
+    let Ok(query) = parse(sql, &[], &Positions::new(sql)) else { return Vec::new() };
+    let mut tables = Vec::new();
+    let walk: ControlFlow<()> = ast::visit_relations(&query, |name| {
+        let parts: Vec<&str> = name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
+        let name = parts.join(".");
+        if !tables.contains(&name) {
+            tables.push(name);
+        }
+        ControlFlow::Continue(())
+    });
+    debug_assert!(walk.is_continue(), "nothing breaks it");
+    tables
+}
+
+/// The rules that help a plan that runs for ever. Not among them: what pushes a condition on a window below the
+/// aggregation, and what makes two aggregations of one.
+fn rules() -> Vec<Arc<dyn datafusion::optimizer::OptimizerRule + Send + Sync>> {
+    vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateFilter::new()),
+        Arc::new(OptimizeProjections::new()),
+    ]
+}
+
+pub(super) fn internal(message: String) -> CompileError {
+    CompileError { code: "sql::internal", message, help: None, at: None }
+}
+
+fn parse(
+    sql: &str,
+    inputs: &[(String, SchemaRef)],
+    positions: &Positions<'_>,
+) -> Result<ast::Query, CompileError> {
+    let mut tokens = tokens(sql, positions)?;
+    let is_column = |name: &str| inputs.iter().any(|(_, schema)| schema.column_with_name(name).is_some());
+    quote_columns(&mut tokens, is_column);
+    if tokens.iter().all(|token| matches!(token.token, Token::Whitespace(_) | Token::EOF)) {
+        return Err(syntax("the query is empty", None, None));
+    }
+    let mut parser =
+        Parser::new(&DIALECT).with_recursion_limit(4 * NESTING_LIMIT).with_tokens_with_locations(tokens);
+    let query = parser.parse_query().map_err(|error| match error {
+        ParserError::ParserError(message) | ParserError::TokenizerError(message) => {
+            let (message, at) = positions.of_message(&message);
+            syntax(message, None, at)
+        }
+        ParserError::RecursionLimitExceeded => syntax("the query is nested too deeply", None, None),
+    })?;
+    while parser.consume_token(&Token::SemiColon) {}
+    let next = parser.peek_token();
+    match &next.token {
+        Token::EOF => Ok(*query),
+        token => {
+            Err(syntax(format!("the query ends before `{token}`"), None, positions.range(next.span)))
+        }
+    }
+}
+
+/// Writes `tumble_start(…)` as the field `start` of `tumble(…)`, which GROUP BY names; and function names in lower case.
+fn name_windows(query: &mut ast::Query) {
+    let walk: ControlFlow<()> = ast::visit_expressions_mut(query, |node| {
+        if let ast::Expr::Function(function) = node
+            && let [ast::ObjectNamePart::Identifier(name)] = function.name.0.as_mut_slice()
+        {
+            name.value.make_ascii_lowercase();
+            let found = Kind::ALL.into_iter().find_map(|kind| {
+                let edge = name.value.strip_prefix(kind.name())?;
+                match edge {
+                    "_start" => Some((kind, START)),
+                    "_end" => Some((kind, END)),
+                    _ => None,
+                }
+            });
+            if let Some((kind, field)) = found {
+                let span = name.span;
+                name.value = kind.name().into();
+                let value = ast::Value::SingleQuotedString(field.into()).with_span(span);
+                let index = ast::Subscript::Index { index: ast::Expr::Value(value) };
+                *node = ast::Expr::CompoundFieldAccess {
+                    root: Box::new(node.clone()),
+                    access_chain: vec![ast::AccessExpr::Subscript(index)],
+                };
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    debug_assert!(walk.is_continue(), "nothing breaks it");
+}
+
+/// Writes `events.errors`, the route of a stream, as one name.
+fn bare_names(query: &mut ast::Query, inputs: &[(String, SchemaRef)]) {
+    let walk: ControlFlow<()> = ast::visit_relations_mut(query, |name| {
+        let parts: Vec<&str> = name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
+        let joined = parts.join(".");
+        if parts.len() > 1 && inputs.iter().any(|(input, _)| *input == joined) {
+            *name = ast::ObjectName::from(vec![ast::Ident::with_quote('"', joined)]);
+        }
+        ControlFlow::Continue(())
+    });
+    debug_assert!(walk.is_continue(), "nothing breaks it");
+}
+
+/// Refuses what gives another value each time: a replay would not repeat it, and DataFusion would fold `now()` to the
+/// moment of planning.
+fn refuse_volatile(plan: &LogicalPlan) -> Result<(), CompileError> {
+    let mut volatile = None;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|node| {
+                if let Expr::ScalarFunction(function) = node
+                    && function.func.signature().volatility != Volatility::Immutable
+                {
+                    volatile = Some(function.func.name().to_owned());
+                    return Ok(TreeNodeRecursion::Stop);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    if let Err(error) = walked {
+        return Err(internal(error.to_string()));
+    }
+    match volatile {
+        None => Ok(()),
+        Some(name) => Err(CompileError {
+            code: "sql::volatile",
+            message: format!("`{name}` gives another value each time, so a replay would not repeat it"),
+            help: Some("use the time in the row, such as \"@timestamp\", or a window".into()),
+            at: None,
+        }),
+    }
+}
