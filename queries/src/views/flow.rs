@@ -147,7 +147,7 @@ fn mark<'scope>(
     cx: &WorkerContext,
 ) -> (BatchStream<'scope>, StreamVec<'scope, u64, Mark>) {
     let time = view.spec.aggregation.as_ref().and_then(|a| a.windows).map(|(_, idx)| view.spec.reads[idx].clone());
-    let watermark = view.watermark();
+    let watermark = view.watermark(cx);
     let (is_first, lifecycle) = (cx.index == 0, Arc::clone(&cx.lifecycle));
     let mut builder = OperatorBuilder::new(view.operator("mark"), input.scope());
     let mut input = builder.new_input(input, Pipeline);
@@ -155,12 +155,12 @@ fn mark<'scope>(
     let (marks_out, marks) = builder.new_output::<Vec<Mark>>();
     let (mut rows_out, mut marks_out) = (BatchOutput::from(rows_out), VecOutput::<Mark>::from(marks_out));
     builder.build(move |mut capabilities| {
-        // One worker tells the time for all.
-        let mut clock = capabilities.pop().filter(|_| is_first && time.is_some());
-        let mut told = 0;
+        let mut clock = capabilities.pop().filter(|_| time.is_some());
+        let (mut told, mut last) = (0, 0);
         move |frontiers| {
             let (mut rows_out, mut marks_out) = (rows_out.activate(), marks_out.activate());
             input.for_each(|capability, batches| {
+                last = last.max(*capability.time());
                 let marks = time.iter().flat_map(|time| {
                     let latest = watermark.latest(*capability.time());
                     batches.0.iter().filter_map(move |batch| newest(batch, time, latest))
@@ -175,7 +175,8 @@ fn mark<'scope>(
             match frontiers[0].frontier().first() {
                 Some(frontier) if capability.time() < frontier => {
                     capability.downgrade(frontier);
-                    if told + CLOCK_EVERY <= *frontier {
+                    // One worker tells the time for all.
+                    if is_first && told + CLOCK_EVERY <= *frontier {
                         told = *frontier;
                         marks_out.session(&*capability).give(Mark::Clock);
                     }
@@ -183,6 +184,7 @@ fn mark<'scope>(
                 Some(_) => {}
                 None => {
                     if !lifecycle.is_stopping() {
+                        capability.downgrade(&last.max(*capability.time()));
                         marks_out.session(&*capability).give(Mark::End);
                     }
                     clock = None;
@@ -222,7 +224,7 @@ fn gather<'scope>(
 ) -> (StreamVec<'scope, u64, Part>, StreamVec<'scope, u64, i64>, BatchStream<'scope>) {
     let (view, cx) = (Arc::clone(&health.view), health.cx.clone());
     let operator = view.operator("gather");
-    let (mut counted, mut watermark) = (Counted::default(), view.watermark());
+    let (mut counted, mut watermark) = (Counted::default(), view.watermark(&cx));
     for (_, _, mut state) in restored(&cx.checkpoint.restored(&operator), view.fingerprint) {
         counted.restore(&mut state);
         watermark.restore(&mut state);

@@ -12,6 +12,7 @@ use datafusion::physical_expr::expressions::{CastExpr, Column as PhysicalColumn}
 use datafusion::physical_plan::PhysicalExpr;
 use logdrive_operators::CompileError;
 
+use super::grouping::Grouping;
 use super::spec::{Aggregate, Aggregation, Output, Spec, Stage};
 use super::sql::internal;
 use super::table::TableLayout;
@@ -195,14 +196,17 @@ fn lower_aggregate(
         let arguments = function.expressions().into_iter().chain(ordering).collect();
         aggregates.push(Aggregate { function, arguments, filter: lowered.filter, n_states: states.len() });
     }
-    Ok(Aggregation {
+    let aggregation = Aggregation {
         windows,
         keys,
         aggregates,
         outputs,
         schema: nullable(aggregate.schema.as_arrow()),
         part_schema: Arc::new(Schema::new(part_fields)),
-    })
+    };
+    // An aggregate that cannot be computed over such columns says so only when it is built.
+    Grouping::new(&aggregation).and_then(|_| TableLayout::new(&aggregation)).map_err(|error| failed(&error))?;
+    Ok(aggregation)
 }
 
 /// Whether an expression of GROUP BY is a window or an edge of one: which windows, of which time.

@@ -16,6 +16,8 @@ mod scatter;
 mod spec;
 mod sql;
 mod table;
+#[cfg(test)]
+mod tests;
 mod watermark;
 mod windows;
 
@@ -134,8 +136,8 @@ impl SqlView {
         format!("{}.{part}", self.name)
     }
 
-    fn watermark(&self) -> Watermark {
-        Watermark::new(self.options.lateness, self.options.idle_timeout)
+    fn watermark(&self, cx: &WorkerContext) -> Watermark {
+        Watermark::new(self.options.lateness, self.options.idle_timeout, cx.peers)
     }
 
     fn shared(&self) -> Arc<Self> {

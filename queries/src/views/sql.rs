@@ -90,7 +90,7 @@ pub(super) fn internal(message: String) -> CompileError {
     CompileError { code: "sql::internal", message, help: None, at: None }
 }
 
-fn parse(
+pub(super) fn parse(
     sql: &str,
     inputs: &[(String, SchemaRef)],
     positions: &Positions<'_>,
@@ -121,7 +121,7 @@ fn parse(
 }
 
 /// Writes `tumble_start(…)` as the field `start` of `tumble(…)`, which GROUP BY names; and function names in lower case.
-fn name_windows(query: &mut ast::Query) {
+pub(super) fn name_windows(query: &mut ast::Query) {
     let walk: ControlFlow<()> = ast::visit_expressions_mut(query, |node| {
         if let ast::Expr::Function(function) = node
             && let [ast::ObjectNamePart::Identifier(name)] = function.name.0.as_mut_slice()

@@ -23,7 +23,7 @@ pub(super) enum Mark {
     Newest(Arc<str>, u64, i64),
     /// Time went on.
     Clock,
-    /// No more rows will come.
+    /// No more rows will come on this worker.
     End,
 }
 
@@ -44,14 +44,16 @@ pub(super) struct Watermark {
     /// After how many epochs without rows a partition no longer counts.
     idle: u64,
     partitions: BTreeMap<(Arc<str>, u64), Seen>,
+    /// How many workers may still have rows.
+    n_open: usize,
     at: i64,
 }
 
 impl Watermark {
-    pub(super) fn new(lateness: Duration, idle: Duration) -> Self {
+    pub(super) fn new(lateness: Duration, idle: Duration, n_workers: usize) -> Self {
         let lateness = i64::try_from(lateness.as_micros()).unwrap_or(i64::MAX);
         let idle = u64::try_from(idle.as_micros()).unwrap_or(u64::MAX) / Epoch::UNIT_US.unsigned_abs();
-        Self { lateness, idle, partitions: BTreeMap::new(), at: i64::MIN }
+        Self { lateness, idle, partitions: BTreeMap::new(), n_open: n_workers, at: i64::MIN }
     }
 
     /// Rows before this are late.
@@ -74,7 +76,8 @@ impl Watermark {
                     seen.epoch = seen.epoch.max(epoch);
                 }
                 Mark::Clock => {}
-                Mark::End => self.at = END,
+                // The last worker's comes at its last row or later, so behind all rows.
+                Mark::End => self.n_open = self.n_open.saturating_sub(1),
             }
         }
         let active = self.partitions.values().filter(|seen| epoch - seen.epoch.min(epoch) <= self.idle);
@@ -88,6 +91,9 @@ impl Watermark {
         };
         if let Some(reached) = reached {
             self.at = self.at.max(reached.saturating_sub(self.lateness));
+        }
+        if self.n_open == 0 {
+            self.at = END;
         }
     }
 
@@ -133,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_slowest_partition_holds_it_back_until_it_is_idle() {
-        let mut watermark = Watermark::new(Duration::from_secs(5), Duration::from_secs(60));
+        let mut watermark = Watermark::new(Duration::from_secs(5), Duration::from_secs(60), 2);
         assert_eq!(watermark.at(), i64::MIN);
         watermark.advance(1_000, [newest("a", 100), newest("b", 50)]);
         assert_eq!(watermark.at(), 45 * SECOND);
@@ -149,13 +155,15 @@ mod tests {
 
     #[test]
     fn silence_moves_it_on_with_the_clock() {
-        let mut watermark = Watermark::new(Duration::from_secs(5), Duration::from_secs(60));
+        let mut watermark = Watermark::new(Duration::from_secs(5), Duration::from_secs(60), 2);
         watermark.advance(1_000, [newest("a", 100)]);
         watermark.advance(61_000, [Mark::Clock]);
         assert_eq!(watermark.at(), 95 * SECOND);
         watermark.advance(71_000, [Mark::Clock]);
         assert_eq!(watermark.at(), 105 * SECOND);
         watermark.advance(71_100, [Mark::End]);
+        assert_eq!(watermark.at(), 105 * SECOND + 100_000);
+        watermark.advance(71_200, [Mark::End]);
         assert_eq!(watermark.at(), END);
     }
 }

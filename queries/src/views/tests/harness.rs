@@ -1,0 +1,159 @@
+//! Runs a view in a real dataflow: rows in random order and epochs, on any number of workers, with crashes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::RecordBatch;
+use logdrive_operators::{
+    Batches, Checkpoint, DetectorCounters, Lifecycle, View, ViewOutcome, WorkerContext,
+};
+use logdrive_schemas::Batch;
+use timely::container::NoopBuilder;
+use timely::dataflow::operators::{Input, InspectCore, Probe};
+use timely::dataflow::{InputHandle, ProbeHandle};
+
+/// Batches by epoch.
+pub(super) type Epochs = BTreeMap<u64, Vec<Batch>>;
+
+/// State of operators by cut.
+pub(super) type States = BTreeMap<u64, BTreeMap<String, Vec<Vec<u8>>>>;
+
+/// Between two cuts, in epochs.
+pub(super) const CUT_EVERY: u64 = 1_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) rows: Vec<(u64, RecordBatch)>,
+    pub(super) ids: Vec<String>,
+    pub(super) n_rejects: usize,
+    pub(super) counts: BTreeMap<&'static str, usize>,
+    pub(super) stopped: Option<String>,
+    pub(super) states: States,
+}
+
+impl Outcome {
+    /// The newest cut before `epoch` that every instance handed in.
+    pub(super) fn cut_before(&self, epoch: u64, n_parts: usize) -> Option<u64> {
+        let whole = self.states.iter().filter(|(cut, states)| {
+            **cut < epoch && states.values().map(Vec::len).sum::<usize>() == n_parts
+        });
+        whole.map(|(cut, _)| *cut).max()
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    restored: BTreeMap<String, Vec<Vec<u8>>>,
+    crashes: bool,
+    outcome: Mutex<Outcome>,
+}
+
+impl Checkpoint for Shared {
+    fn next_cut(&self, epoch: u64) -> u64 {
+        epoch.div_ceil(CUT_EVERY) * CUT_EVERY
+    }
+
+    fn put(&self, operator: &str, _: usize, cut: u64, state: Vec<u8>) {
+        let mut outcome = self.outcome.lock().unwrap();
+        outcome.states.entry(cut).or_default().entry(operator.to_owned()).or_default().push(state);
+    }
+
+    fn restored(&self, operator: &str) -> Vec<Vec<u8>> {
+        self.restored.get(operator).cloned().unwrap_or_default()
+    }
+}
+
+impl DetectorCounters for Shared {
+    fn finding(&self, _: &str, _: &str) {}
+
+    fn late(&self, _: &str, _: usize) {}
+
+    fn view_rows(&self, _: &str, outcome: ViewOutcome, n_rows: usize) {
+        *self.outcome.lock().unwrap().counts.entry(outcome.name()).or_default() += n_rows;
+    }
+
+    fn view_stopped(&self, _: &str, reason: &str) {
+        self.outcome.lock().unwrap().stopped = Some(reason.to_owned());
+    }
+
+    fn state_rows(&self, _: &str, _: usize, _: usize) {}
+}
+
+impl Lifecycle for Shared {
+    fn is_stopping(&self) -> bool {
+        self.crashes
+    }
+}
+
+/// How a view is run.
+pub(super) struct Run<'a> {
+    pub(super) view: &'a Arc<dyn View>,
+    pub(super) workers: usize,
+    /// The end of input is a stop.
+    pub(super) crashes: bool,
+    /// The state to begin with: an earlier run, and the cut.
+    pub(super) restored: Option<(&'a Outcome, u64)>,
+}
+
+impl Run<'_> {
+    pub(super) fn go(self, epochs: &Epochs) -> Outcome {
+        let restored = self.restored.map(|(outcome, cut)| outcome.states[&cut].clone()).unwrap_or_default();
+        let shared = Arc::new(Shared { restored, crashes: self.crashes, outcome: Mutex::default() });
+        let (runtime, epochs, view) = (Arc::clone(&shared), epochs.clone(), Arc::clone(self.view));
+        let guards = timely::execute(timely::Config::process(self.workers), move |worker| {
+            let mut input = InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder();
+            let probe = ProbeHandle::new();
+            let (index, peers) = (worker.index(), worker.peers());
+            let cx = WorkerContext {
+                index,
+                peers,
+                checkpoint: Arc::<Shared>::clone(&runtime) as _,
+                counters: Arc::<Shared>::clone(&runtime) as _,
+                lifecycle: Arc::<Shared>::clone(&runtime) as _,
+            };
+            worker.dataflow::<u64, _, _>(|scope| {
+                let (rows, rejects) = view.attach(scope.input_from(&mut input), &cx);
+                let (of_rows, of_rejects) = (Arc::clone(&runtime), Arc::clone(&runtime));
+                rows.inspect_container(move |event| {
+                    if let Ok((epoch, batches)) = event {
+                        let mut outcome = of_rows.outcome.lock().unwrap();
+                        for batch in &batches.0 {
+                            outcome.rows.push((*epoch, batch.rows().clone()));
+                            outcome.ids.extend((0..batch.num_rows()).map(|row| batch.id(row)));
+                        }
+                    }
+                })
+                .probe_with(&probe);
+                rejects
+                    .inspect_container(move |event| {
+                        if let Ok((_, batches)) = event {
+                            let n_rows: usize = batches.0.iter().map(Batch::num_rows).sum();
+                            of_rejects.outcome.lock().unwrap().n_rejects += n_rows;
+                        }
+                    })
+                    .probe_with(&probe);
+            });
+            for (n, (epoch, batches)) in epochs.iter().enumerate() {
+                // Workers drift apart, but not for ever.
+                if n % (3 + index) == 0 {
+                    worker.step_while(|| probe.less_than(&(epoch - 500)) && probe.less_than(input.time()));
+                }
+                input.advance_to(*epoch);
+                for (idx, batch) in batches.iter().enumerate() {
+                    if (n + idx) % peers == index {
+                        input.send_batch(&mut Batches(vec![batch.clone()]));
+                    }
+                }
+                // Without a step the frontier jumps over several epochs at once.
+                if epoch % 3 == 0 {
+                    worker.step();
+                }
+            }
+            input.close();
+            worker.step_while(|| !probe.done());
+        })
+        .unwrap();
+        guards.join().into_iter().for_each(|result| result.unwrap());
+        std::mem::take(&mut *shared.outcome.lock().unwrap())
+    }
+}
