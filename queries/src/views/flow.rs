@@ -236,7 +236,7 @@ fn gather<'scope>(
         watermark.encode(&mut writer);
         writer.finish()
     };
-    let mut scatter = Scatter::new(&health.view.spec, cx.peers);
+    let mut scatter = Scatter::new(&health.view.name, &health.view.spec, cx.peers);
     let health = health.clone();
 
     let mut builder = OperatorBuilder::new(operator, rows.scope());

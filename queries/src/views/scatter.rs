@@ -47,15 +47,16 @@ struct Prepared {
 
 /// Rows on their way into groups.
 pub(super) struct Scatter {
+    view: Arc<str>,
     spec: Arc<Spec>,
     grouping: Option<Grouping>,
     peers: u64,
 }
 
 impl Scatter {
-    pub(super) fn new(spec: &Arc<Spec>, peers: usize) -> Result<Self> {
+    pub(super) fn new(view: &Arc<str>, spec: &Arc<Spec>, peers: usize) -> Result<Self> {
         let grouping = spec.aggregation.as_ref().map(Grouping::new).transpose()?;
-        Ok(Self { spec: Arc::clone(spec), grouping, peers: peers as u64 })
+        Ok(Self { view: Arc::clone(view), spec: Arc::clone(spec), grouping, peers: peers as u64 })
     }
 
     /// Takes in a batch. Its rejects go to `rejects`.
@@ -85,7 +86,7 @@ impl Scatter {
                 continue;
             };
             let times = times(read.column(time), start, &indices)?;
-            let (keep, n_refused) = judge(&times, windows, bounds, start, &indices, &mut refused, outcomes);
+            let (keep, n_refused) = judge(&self.view, &times, windows, bounds, start, &indices, &mut refused, outcomes);
             if n_refused == indices.len() {
                 continue;
             }
@@ -158,7 +159,9 @@ fn times(column: &ArrayRef, start: usize, indices: &UInt32Array) -> Result<Int64
 }
 
 /// Which rows are in time, and how many are not.
+#[allow(clippy::too_many_arguments, reason = "called once")]
 fn judge(
+    view: &str,
     times: &Int64Array,
     windows: Windows,
     bounds: Bounds,
@@ -176,16 +179,16 @@ fn judge(
     };
     let keep = (0..times.len()).map(|row| {
         if times.is_null(row) {
-            return refuse(row, ViewOutcome::Failed, "no_event_time: the row does not say when it happened".into());
+            return refuse(row, ViewOutcome::Failed, format!("no_event_time: the view `{view}` needs to know when the row happened"));
         }
         let at = times.value(row);
         if at > bounds.latest {
-            let reason = "ahead_of_clock: the row says that it happens more than an hour from now";
-            return refuse(row, ViewOutcome::Late, reason.into());
+            let reason = format!("ahead_of_clock: more than an hour from now, which the view `{view}` does not believe");
+            return refuse(row, ViewOutcome::Late, reason);
         }
         if windows.last_end(at) <= bounds.watermark {
             let late = (bounds.watermark - windows.last_end(at)) as f64 / 1e6;
-            let reason = format!("late: the last window that the row belongs to closed {late} s of event time before");
+            let reason = format!("late: the last window of the view `{view}` for it closed {late} s of event time before");
             return refuse(row, ViewOutcome::Late, reason);
         }
         true
