@@ -9,7 +9,7 @@ use logdrive_schemas::component::{Component, ConfigError, Node};
 
 use crate::expression::Compiler;
 use crate::flow::BatchStream;
-use crate::view::ViewOutcome;
+use crate::view::{Snapshots, ViewOutcome};
 
 /// What a detector may use while it is planned.
 #[derive(Clone, Debug)]
@@ -93,6 +93,8 @@ pub struct WorkerContext {
     pub counters: Arc<dyn DetectorCounters>,
     /// Tells a stop from an end.
     pub lifecycle: Arc<dyn Lifecycle>,
+    /// Who reads views.
+    pub snapshots: Arc<dyn Snapshots>,
 }
 
 /// A detector that fits its input.

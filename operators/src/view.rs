@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::detector::WorkerContext;
@@ -39,6 +40,16 @@ impl ViewOutcome {
     }
 }
 
+/// Those who want to read views while they run.
+pub trait Snapshots: Debug + Send + Sync {
+    /// Whether somebody waits for the rows of `view` on `worker` as of the epochs before `epoch` or before an earlier
+    /// one. Cheap when nobody does.
+    fn is_due(&self, view: &str, worker: usize, epoch: u64) -> bool;
+
+    /// Answers them: the rows of the view that `worker` keeps, or why there are none.
+    fn answer(&self, view: &str, worker: usize, epoch: u64, rows: Result<Vec<RecordBatch>, String>);
+}
+
 /// A compiled query over streams.
 pub trait View: Debug + Send + Sync {
     /// The input's columns that it reads.
@@ -46,6 +57,9 @@ pub trait View: Debug + Send + Sync {
 
     /// The columns of its rows.
     fn schema(&self) -> SchemaRef;
+
+    /// The columns of the view as a table, which can be read while it runs; `None` if it keeps nothing.
+    fn table(&self) -> Option<SchemaRef>;
 
     /// The column that says when a row of its happened, if it has one.
     fn event_time(&self) -> Option<&str>;

@@ -13,7 +13,7 @@ use arrow::datatypes::{
 };
 use logdrive_operators::{
     Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters, Lifecycle,
-    Expression, ExpressionError, WorkerContext,
+    Expression, ExpressionError, Snapshots, WorkerContext,
 };
 use logdrive_schemas::chunk::Partition;
 use logdrive_schemas::component::{Limits, Node};
@@ -223,7 +223,7 @@ impl Run {
             let (index, peers) = (worker.index(), worker.peers());
             let checkpoint: Arc<dyn Checkpoint> = Arc::<Runtime>::clone(&shared);
             let counters: Arc<dyn DetectorCounters> = Arc::<Runtime>::clone(&shared);
-            let cx = WorkerContext { index, peers, checkpoint, counters, lifecycle: Arc::new(Endless) };
+            let cx = WorkerContext { index, peers, checkpoint, counters, lifecycle: Arc::new(Endless), snapshots: Arc::new(Endless) };
             worker.dataflow::<u64, _, _>(|scope| {
                 let stream = scope.input_from(&mut input);
                 let (findings, rejects) = detector.attach(stream, &cx);
@@ -281,9 +281,17 @@ impl Run {
     }
 }
 
-/// Nothing stops before its end.
+/// Nothing stops before its end, and nobody reads.
 #[derive(Debug)]
 struct Endless;
+
+impl Snapshots for Endless {
+    fn is_due(&self, _: &str, _: usize, _: u64) -> bool {
+        false
+    }
+
+    fn answer(&self, _: &str, _: usize, _: u64, _: Result<Vec<RecordBatch>, String>) {}
+}
 
 impl Lifecycle for Endless {
     fn is_stopping(&self) -> bool {

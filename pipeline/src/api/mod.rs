@@ -1,5 +1,6 @@
 //! The HTTP API of a running pipeline: metrics, health, and a look inside.
 
+mod sql;
 pub mod status;
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures::stream;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,6 +41,7 @@ pub async fn serve(listen: SocketAddr, view: View) -> std::io::Result<SocketAddr
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/tap/{name}", get(tap))
+        .route("/v1/sql", post(sql::answer))
         .with_state(view);
     tokio::spawn(accept(listener, app));
     Ok(bound)

@@ -1,18 +1,22 @@
-//! `logdrive sql`: queries Parquet by path, also while a pipeline writes it.
+//! `logdrive sql`: queries Parquet by path, also while a pipeline writes it, and the live views of a pipeline that runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use arrow::ipc::reader::StreamReader;
 use clap::{Args, ValueEnum};
-use logdrive_queries::{Options, query, to_csv, to_json, to_table};
+use logdrive_queries::{Answer, Options, query, to_csv, to_json, to_table, views};
 
+use super::remote::{Api, unreachable_api};
 use super::{Outcome, PipelineFiles, load, print, runtime};
 
 #[derive(Args, Debug)]
 pub(super) struct Sql {
-    /// The query, such as `SELECT type, count(*) FROM 'data/lake' GROUP BY type`.
+    /// The query, such as `SELECT type, count(*) FROM 'data/lake' GROUP BY type`, or `SELECT * FROM` a live view.
     query: String,
+    #[command(flatten)]
+    api: Api,
     /// A pipeline file whose Parquet sinks can be named in the query.
     #[arg(long, value_name = "FILE")]
     pipeline: Option<PathBuf>,
@@ -39,27 +43,25 @@ pub(super) fn run(command: &Sql) -> Outcome {
     let mut options = Options { timeout: command.timeout, ..Options::default() };
     if let Some(file) = &command.pipeline {
         let (_, plan) = load(&PipelineFiles { files: vec![file.clone()] })?;
-        for sink in plan.sinks.iter().filter(|sink| sink.entry.name == "parquet") {
-            let Some(path) = sink.node.get("path").and_then(|node| node.as_str()) else { continue };
-            options.tables.push((sink.name.to_string(), path.to_owned()));
-            // A stream that only this sink stores can be asked for by its own name, too.
-            if let [input] = sink.inputs[..] {
-                options.tables.push((plan.name(input).to_owned(), path.to_owned()));
-            }
-        }
+        options.tables = plan.lakes();
     }
-    let answer = runtime()?.block_on(query(&command.query, &options)).map_err(|error| {
-        let mut message = format!("{}: {error}", error.code);
-        if let Some((start, len)) = error.at
-            && let Some(found) = command.query.get(start..start + len)
-        {
-            message.push_str(&format!("\n  at: {found}"));
-        }
-        if let Some(help) = error.help {
-            message.push_str(&format!("\n  help: {help}"));
-        }
-        message
-    })?;
+    let here = |table: &String| {
+        options.tables.iter().any(|(name, _)| name == table)
+            || table.contains(['/', '*', '?', '['])
+            || Path::new(table).exists()
+    };
+    let runtime = runtime()?;
+    let tables = views::tables(&command.query);
+    let answer = if tables.is_empty() || tables.iter().any(here) {
+        runtime.block_on(query(&command.query, &options)).map_err(|error| {
+            let at = error.at.map(|(start, length)| At { start, length });
+            let refusal = Refusal { code: error.code.into(), message: error.message, help: error.help, at };
+            refusal.for_people(&command.query)
+        })?
+    } else {
+        // Names that are nothing here may be those of a pipeline that runs.
+        runtime.block_on(ask(command))?
+    };
     let text = match command.format {
         Format::Csv => to_csv(&answer),
         Format::Json => to_json(&answer),
@@ -68,4 +70,60 @@ pub(super) fn run(command: &Sql) -> Outcome {
     .map_err(|e| e.to_string())?;
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has a running pipeline answer.
+async fn ask(command: &Sql) -> Result<Answer, String> {
+    let api = &command.api.api;
+    let request = reqwest::Client::new()
+        .post(format!("{}/v1/sql", api.trim_end_matches('/')))
+        .header("accept", "application/vnd.apache.arrow.stream")
+        .timeout(command.timeout)
+        .body(command.query.clone());
+    let response = request.send().await.map_err(|e| {
+        let tables = views::tables(&command.query).join("`, `");
+        format!("`{tables}` is no file or folder here, and {}", unreachable_api(api, &e))
+    })?;
+    let is_answer = response.status().is_success();
+    let body = response.bytes().await.map_err(|e| e.to_string())?;
+    if !is_answer {
+        let refusal = serde_json::from_slice::<Refusal>(&body);
+        return Err(refusal.map_or_else(
+            |_| String::from_utf8_lossy(&body).into_owned(),
+            |refusal| refusal.for_people(&command.query),
+        ));
+    }
+    let reader = StreamReader::try_new(&*body, None).map_err(|e| e.to_string())?;
+    let schema = reader.schema();
+    let batches = reader.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    Ok(Answer { schema, batches })
+}
+
+/// Why a query is not answered.
+#[derive(serde::Deserialize)]
+struct Refusal {
+    code: String,
+    message: String,
+    help: Option<String>,
+    at: Option<At>,
+}
+
+#[derive(serde::Deserialize)]
+struct At {
+    start: usize,
+    length: usize,
+}
+
+impl Refusal {
+    fn for_people(&self, query: &str) -> String {
+        let mut message = format!("{}: {}", self.code, self.message);
+        let found = self.at.as_ref().and_then(|at| query.get(at.start..at.start + at.length));
+        if let Some(found) = found {
+            message.push_str(&format!("\n  at: {found}"));
+        }
+        if let Some(help) = &self.help {
+            message.push_str(&format!("\n  help: {help}"));
+        }
+        message
+    }
 }

@@ -202,6 +202,22 @@ pub struct TestCase {
 }
 
 impl Plan {
+    /// The paths of the Parquet files that the pipeline writes, by the names of their sinks, and of the streams that
+    /// only one of them stores.
+    #[must_use]
+    pub fn lakes(&self) -> Vec<(String, String)> {
+        let mut lakes = Vec::new();
+        for sink in self.sinks.iter().filter(|sink| sink.entry.name == "parquet") {
+            let Some(path) = sink.node.get("path").and_then(Node::as_str) else { continue };
+            lakes.push((sink.name.to_string(), path.to_owned()));
+            // A live view of that name is read as what it is now.
+            if let [input @ (Input::Source(_) | Input::Stream(_) | Input::Detector(_))] = sink.inputs[..] {
+                lakes.push((self.name(input).to_owned(), path.to_owned()));
+            }
+        }
+        lakes
+    }
+
     /// The name of a node.
     #[must_use]
     pub fn name(&self, input: Input) -> &str {

@@ -37,6 +37,11 @@ pub struct ViewConfig {
     #[serde(default = "max_bytes_default", deserialize_with = "logdrive_schemas::component::bytes")]
     #[schemars(with = "String")]
     pub max_bytes: u64,
+    /// For how long after its end a window can still be read by `logdrive sql`, in event time. What has left to sinks
+    /// does not depend on it.
+    #[serde(default = "retain_default", deserialize_with = "duration")]
+    #[schemars(with = "String")]
+    pub retain: Duration,
     /// Allows a query without windows, whose state grows with every new key.
     #[serde(default)]
     pub unbounded: bool,
@@ -48,6 +53,10 @@ fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>,
 
 fn idle_timeout_default() -> Duration {
     Duration::from_secs(60)
+}
+
+fn retain_default() -> Duration {
+    Duration::from_secs(3600)
 }
 
 fn max_bytes_default() -> u64 {
@@ -112,6 +121,7 @@ pub(super) fn plan(
         lateness: config.lateness.unwrap_or(lateness),
         idle_timeout: config.idle_timeout,
         max_bytes: config.max_bytes,
+        retain: config.retain,
         unbounded: config.unbounded,
     };
     let view = match views::plan(&config.sql, &tables, options) {

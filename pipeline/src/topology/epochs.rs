@@ -54,6 +54,11 @@ impl Epochs {
         self.current.load(Ordering::Acquire)
     }
 
+    /// The current epoch, for one who only looks.
+    pub(super) fn current(&self) -> u64 {
+        self.current.load(Ordering::Acquire)
+    }
+
     /// Told of every new epoch.
     pub(super) fn ticks(&self) -> watch::Receiver<u64> {
         self.ticks.subscribe()

@@ -21,6 +21,7 @@ mod reload;
 mod runtime;
 mod seen;
 mod sink_task;
+mod snapshots;
 mod taps;
 mod worker;
 
@@ -43,6 +44,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{Input, Plan};
 
 pub use epochs::now_micros;
+pub use snapshots::ViewReader;
 pub use taps::{Tap, TapReader};
 
 /// Why a pipeline does not start, or ended.
@@ -102,6 +104,10 @@ pub struct View {
     pub taps: Arc<HashMap<String, Tap>>,
     /// All nodes, in pipeline order.
     pub names: Arc<NodeNames>,
+    /// Reads views.
+    pub views: Arc<ViewReader>,
+    /// The paths of the Parquet files that the pipeline writes, by the names of their sinks and streams.
+    pub lakes: Arc<Vec<(String, String)>>,
     /// Cancelled to stop gracefully.
     pub shutdown: CancellationToken,
     /// Whether all listeners are open and the dataflow runs.
@@ -144,12 +150,16 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         sink_ends.push((to_sink, Arc::clone(&from_sink)));
         sink_tasks.push((idx, sink, inbox, from_sink));
     }
+    let epochs = epochs::Epochs::new(checkpoints.restored_cut(), n_operators > 0);
+    let views = ViewReader::new(&plan, &epochs);
     let nodes = all_nodes(&plan);
     let taps = taps::Taps::new(nodes.iter().copied());
     let view = View {
         metrics: Arc::clone(&metrics),
         taps: Arc::new(nodes.iter().map(|n| (plan.name(*n).to_owned(), taps.of(*n))).collect()),
         names: Arc::new(node_names(&plan)),
+        views: Arc::clone(&views),
+        lakes: Arc::new(plan.lakes()),
         shutdown: shutdown.clone(),
         ready: Arc::default(),
     };
@@ -161,6 +171,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         queues: Mutex::new(receivers),
         sinks: sink_ends,
         shutdown: shutdown.clone(),
+        views,
     });
 
     let frontiers = Frontiers::new(n_operators > 0);
@@ -171,7 +182,6 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         let name = runtime.plan.sinks[idx].name.to_string();
         tasks.spawn(async move { (name, task.run().await) });
     }
-    let epochs = epochs::Epochs::new(checkpoints.restored_cut(), n_operators > 0);
     let (abandon, dataflow) = spawn_dataflow(&runtime, frontiers.sunk.clone()).await?;
     if n_operators > 0 {
         let (sunk, cut) = (frontiers.sunk.subscribe(), frontiers.cut.clone());

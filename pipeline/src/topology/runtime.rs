@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use logdrive_connectors::Metrics;
-use logdrive_operators::{Checkpoint, DetectorCounters, Lifecycle, ViewOutcome};
+use logdrive_operators::{Checkpoint, DetectorCounters, Lifecycle, Snapshots, ViewOutcome};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::{FromSink, ToSink};
 use super::queue::QueueReceiver;
+use super::snapshots::ViewReader;
 use super::taps::{RejectCounter, Taps};
 use crate::checkpoint::Checkpoints;
 use crate::config::Plan;
@@ -26,6 +27,8 @@ pub(super) struct Runtime {
     pub(super) sinks: Vec<(mpsc::UnboundedSender<ToSink>, Arc<FromSink>)>,
     /// Cancelled to stop.
     pub(super) shutdown: CancellationToken,
+    /// Who reads views.
+    pub(super) views: Arc<ViewReader>,
 }
 
 impl Runtime {
@@ -49,6 +52,10 @@ impl Runtime {
 
     pub(super) fn lifecycle(&self) -> Arc<dyn Lifecycle> {
         Arc::new(Stop(self.shutdown.clone()))
+    }
+
+    pub(super) fn snapshots(&self) -> Arc<dyn Snapshots> {
+        Arc::<ViewReader>::clone(&self.views)
     }
 
     pub(super) fn reject_counter(&self, component: &Arc<str>) -> RejectCounter {

@@ -60,6 +60,7 @@ pub(super) fn build<'scope>(
         checkpoint: runtime.checkpoint(),
         counters: runtime.detector_counters(),
         lifecycle: runtime.lifecycle(),
+        snapshots: runtime.snapshots(),
     };
     for (idx, detector) in plan.detectors.iter().enumerate() {
         let inputs = inputs_of(&lanes, &detector.inputs);

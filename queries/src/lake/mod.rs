@@ -17,7 +17,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{TableReference, plan_err};
-use datafusion::datasource::TableProvider;
+use datafusion::datasource::{MemTable, TableProvider};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -41,6 +41,10 @@ use crate::session;
 pub struct Options {
     /// Names that stand for paths, such as those of a pipeline's sinks and streams.
     pub tables: Vec<(String, String)>,
+    /// Tables in memory, such as live views.
+    pub memory_tables: Vec<(String, SchemaRef, Vec<RecordBatch>)>,
+    /// Whether a query may name any path. Otherwise there are only `tables` and `memory_tables`.
+    pub any_path: bool,
     /// Object stores by URL (`s3://bucket`), for paths that start with it. Local paths need none.
     pub stores: Vec<(Url, Arc<dyn ObjectStore>)>,
     /// The memory that sorting, grouping and joining may take, and the size that an answer may have, in bytes each.
@@ -56,6 +60,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tables: Vec::new(),
+            memory_tables: Vec::new(),
+            any_path: true,
             stores: Vec::new(),
             memory: 1 << 30,
             spill: 16 << 30,
@@ -197,7 +203,8 @@ async fn attempt(
     // What SHOW TABLES shows; a sink that has written nothing yet is left out.
     if matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::ShowTables { .. }))
     {
-        for (name, _) in &options.tables {
+        let in_memory = options.memory_tables.iter().map(|(name, ..)| name);
+        for name in options.tables.iter().map(|(name, _)| name).chain(in_memory) {
             if let Ok(table) = open(name, &context, options, positions).await {
                 context.register_table(TableReference::bare(name.as_str()), table).map_err(failed)?;
             }
@@ -259,6 +266,13 @@ async fn open(
     positions: &Positions<'_>,
 ) -> Result<Arc<dyn TableProvider>, Failure> {
     let failed = |error| Failure::of(&error, positions);
+    if let Some((_, schema, rows)) = options.memory_tables.iter().find(|(table, ..)| table == name) {
+        let table = MemTable::try_new(Arc::clone(schema), vec![rows.clone()]).map_err(failed)?;
+        return Ok(Arc::new(table));
+    }
+    if !options.any_path && !options.tables.iter().any(|(table, _)| table == name) {
+        return Err(unknown_table(name, options).into());
+    }
     let path = options.tables.iter().find(|(table, _)| table == name).map_or(name, |(_, path)| path);
     let remote = path.contains("://");
     let glob = path.contains(['*', '?', '[']);
@@ -301,17 +315,17 @@ fn no_data(name: &str, path: &str) -> SqlError {
 
 fn unknown_table(name: &str, options: &Options) -> SqlError {
     let error = SqlError::new("sql::unknown_table", format!("there is no table, file or folder `{name}`"));
-    let tables = options.tables.iter().map(|(table, _)| table.clone());
-    let siblings = siblings(name);
-    let known: Vec<String> = tables.chain(siblings).collect();
+    let in_memory = options.memory_tables.iter().map(|(table, ..)| table.clone());
+    let tables: Vec<String> =
+        options.tables.iter().map(|(table, _)| table.clone()).chain(in_memory).collect();
+    let siblings = if options.any_path { siblings(name) } else { Vec::new() };
+    let known: Vec<String> = tables.iter().cloned().chain(siblings).collect();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     match nearest_name(name, &known) {
         Some(meant) => error.help(format!("did you mean `{meant}`?")),
-        None if options.tables.is_empty() => error.help("quote a path: FROM 'data/lake'"),
-        None => {
-            let tables: Vec<&str> = options.tables.iter().map(|(table, _)| table.as_str()).collect();
-            error.help(format!("tables: {}; or quote a path: FROM 'data/lake'", tables.join(", ")))
-        }
+        None if !options.any_path => error.help(format!("tables: {}", tables.join(", "))),
+        None if tables.is_empty() => error.help("quote a path: FROM 'data/lake'"),
+        None => error.help(format!("tables: {}; or quote a path: FROM 'data/lake'", tables.join(", "))),
     }
 }
 

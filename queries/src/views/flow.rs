@@ -383,12 +383,23 @@ fn keep<'scope>(
                     return;
                 }
             };
+            let answer = |keep: &mut Keep, before: u64| {
+                let (snapshots, view, index) = (&health.cx.snapshots, &*health.view.name, health.cx.index);
+                if snapshots.is_due(view, index, before) {
+                    let rows = match health.is_stopped() {
+                        true => Err(format!("the view `{view}` has stopped; the log says why")),
+                        false => keep.snapshot().map_err(|error| crate::compiler::readable(&error)),
+                    };
+                    snapshots.answer(view, index, before, rows);
+                }
+            };
             while let Some(entry) = pending.first_entry() {
                 let epoch = *entry.key();
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
                 cuts.pass(epoch, || health.check(keep.encode(&health.cx)));
+                answer(keep, epoch);
                 let Pending { rows_at, failed_at, parts, bar } = entry.remove();
                 if health.is_stopped() {
                     continue;
@@ -413,6 +424,7 @@ fn keep<'scope>(
             if let Some(frontier) = frontier {
                 cuts.pass(frontier, || health.check(keep.encode(&health.cx)));
             }
+            answer(keep, frontier.unwrap_or(u64::MAX));
         }
     });
     (rows, failed)

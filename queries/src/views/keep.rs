@@ -1,6 +1,6 @@
 //! The second half of a view on one worker: the open windows of the keys that it keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -44,6 +44,7 @@ pub(super) struct Keep {
     rows: Rows,
     grouping: Grouping,
     open: Open,
+    closed: Closed,
     /// The watermark at the end of the epochs that are complete.
     watermark: i64,
 }
@@ -66,6 +67,7 @@ impl Keep {
             rows: Rows::new(&view.name, &view.spec, tells_changes),
             grouping: Grouping::new(aggregation)?,
             open,
+            closed: Closed::default(),
             watermark: i64::MIN,
         })
     }
@@ -127,16 +129,60 @@ impl Keep {
                     let (window, log) = entry.remove_entry();
                     let (keys, values) = log.close(window, &mut self.grouping)?;
                     let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
+                    let n_before = emitted.rows.len();
                     self.rows.of_groups(aggregation, window, groups, Told::Final, epoch, emitted)?;
+                    self.closed.push(window, &emitted.rows[n_before..]);
                 }
             }
-            Open::Changes(tables, _) => {
-                while tables.first_entry().filter(|entry| is_closed(entry.key())).is_some() {
-                    tables.pop_first();
+            Open::Changes(tables, layout) => {
+                while let Some(entry) = tables.first_entry().filter(|entry| is_closed(entry.key())) {
+                    let (window, mut table) = entry.remove_entry();
+                    table.compact(layout)?;
+                    let mut rows = Emitted::default();
+                    for batch in table.batches() {
+                        let (keys, values) = keys_and_values(batch, layout);
+                        self.rows.of_groups(aggregation, window, (&keys, &values), Told::Final, epoch, &mut rows)?;
+                    }
+                    self.closed.push(window, &rows.rows);
                 }
             }
         }
+        let options = &self.view.options;
+        let retain = i64::try_from(options.retain.as_micros()).unwrap_or(i64::MAX);
+        let oldest = watermark.saturating_sub(retain).saturating_sub(size.unwrap_or(0));
+        let max_bytes = usize::try_from(options.max_bytes).unwrap_or(usize::MAX) / self.cx.peers / 2;
+        self.closed.trim(if is_end { i64::MIN } else { oldest }, max_bytes);
         Ok(())
+    }
+
+    /// The view's rows on this worker: of the windows that are open, and of those that closed not long ago.
+    pub(super) fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
+        let spec = Arc::clone(&self.spec);
+        let Some(aggregation) = &spec.aggregation else { return Ok(Vec::new()) };
+        let mut open = Emitted::default();
+        match &mut self.open {
+            Open::Final(logs) => {
+                for (window, log) in logs {
+                    log.merge(*window, &mut self.grouping)?;
+                    for part in log.parts() {
+                        self.grouping.merge(part.columns(), None)?;
+                    }
+                    let (keys, values) = self.grouping.take_values()?;
+                    self.rows.of_groups(aggregation, *window, (&keys, &values), Told::Final, 0, &mut open)?;
+                }
+            }
+            Open::Changes(tables, layout) => {
+                for (window, table) in tables {
+                    table.compact(layout)?;
+                    for batch in table.batches() {
+                        let (keys, values) = keys_and_values(batch, layout);
+                        self.rows.of_groups(aggregation, *window, (&keys, &values), Told::Final, 0, &mut open)?;
+                    }
+                }
+            }
+        }
+        let open = open.rows.iter().map(|batch| batch.rows().clone());
+        Ok(self.closed.rows().chain(open).collect())
     }
 
     /// The rows that the state has.
@@ -149,14 +195,16 @@ impl Keep {
 
     /// About how many bytes the state takes.
     pub(super) fn n_bytes(&self) -> usize {
-        match &self.open {
+        let open: usize = match &self.open {
             Open::Final(logs) => logs.values().map(Log::n_bytes).sum(),
             Open::Changes(tables, _) => tables.values().map(Table::n_bytes).sum(),
-        }
+        };
+        open + self.closed.n_bytes
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
+        self.closed = Closed::default();
         match &mut self.open {
             Open::Final(logs) => logs.clear(),
             Open::Changes(tables, _) => tables.clear(),
@@ -213,6 +261,37 @@ impl Keep {
         }
         Ok(())
     }
+}
+
+/// Windows that have closed, for readers. They are not in checkpoints: their rows have left.
+#[derive(Debug, Default)]
+struct Closed {
+    /// Rows by the start of their window, the oldest first.
+    windows: VecDeque<(i64, Vec<RecordBatch>)>,
+    n_bytes: usize,
+}
+
+impl Closed {
+    fn push(&mut self, window: i64, rows: &[Batch]) {
+        let rows: Vec<RecordBatch> = rows.iter().map(|batch| batch.rows().clone()).collect();
+        self.n_bytes += bytes_of(&rows);
+        self.windows.push_back((window, rows));
+    }
+
+    /// Lets go of windows that started before `oldest`, and of more if they take more than `max_bytes`.
+    fn trim(&mut self, oldest: i64, max_bytes: usize) {
+        while let Some((_, rows)) = self.windows.pop_front_if(|(start, _)| *start < oldest || self.n_bytes > max_bytes) {
+            self.n_bytes -= bytes_of(&rows);
+        }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = RecordBatch> {
+        self.windows.iter().flat_map(|(_, rows)| rows).cloned()
+    }
+}
+
+fn bytes_of(rows: &[RecordBatch]) -> usize {
+    rows.iter().map(RecordBatch::get_array_memory_size).sum()
 }
 
 /// The rows of each pane.

@@ -57,6 +57,8 @@ pub struct ViewOptions {
     pub idle_timeout: Duration,
     /// How many bytes its state may take on all workers together, about.
     pub max_bytes: u64,
+    /// For how long after its end a window can still be read.
+    pub retain: Duration,
     /// Whether its state may have a group for every key that ever comes.
     pub unbounded: bool,
 }
@@ -160,6 +162,10 @@ impl View for SqlView {
             Emit::Changes => output::with_change(&self.spec.schema),
             Emit::Final => Arc::clone(&self.spec.schema),
         }
+    }
+
+    fn table(&self) -> Option<SchemaRef> {
+        self.spec.aggregation.as_ref().map(|_| Arc::clone(&self.spec.schema))
     }
 
     fn event_time(&self) -> Option<&str> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use logdrive_operators::{
-    Batches, Checkpoint, DetectorCounters, Lifecycle, View, ViewOutcome, WorkerContext,
+    Batches, Checkpoint, DetectorCounters, Lifecycle, Snapshots, View, ViewOutcome, WorkerContext,
 };
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
@@ -28,6 +28,8 @@ pub(super) struct Outcome {
     pub(super) n_rejects: usize,
     pub(super) counts: BTreeMap<&'static str, usize>,
     pub(super) stopped: Option<String>,
+    /// What each worker answered a reader.
+    pub(super) snapshot: BTreeMap<usize, Vec<RecordBatch>>,
     pub(super) states: States,
 }
 
@@ -45,6 +47,7 @@ impl Outcome {
 struct Shared {
     restored: BTreeMap<String, Vec<Vec<u8>>>,
     crashes: bool,
+    read_at: Option<u64>,
     outcome: Mutex<Outcome>,
 }
 
@@ -79,6 +82,18 @@ impl DetectorCounters for Shared {
     fn state_rows(&self, _: &str, _: usize, _: usize) {}
 }
 
+impl Snapshots for Shared {
+    fn is_due(&self, _: &str, _: usize, epoch: u64) -> bool {
+        self.read_at.is_some_and(|at| at <= epoch)
+    }
+
+    fn answer(&self, _: &str, worker: usize, _: u64, rows: Result<Vec<RecordBatch>, String>) {
+        let mut outcome = self.outcome.lock().unwrap();
+        // The first answer of each worker is the one that was asked for.
+        outcome.snapshot.entry(worker).or_insert_with(|| rows.unwrap());
+    }
+}
+
 impl Lifecycle for Shared {
     fn is_stopping(&self) -> bool {
         self.crashes
@@ -91,6 +106,8 @@ pub(super) struct Run<'a> {
     pub(super) workers: usize,
     /// The end of input is a stop.
     pub(super) crashes: bool,
+    /// The epoch before which somebody reads the view.
+    pub(super) read_at: Option<u64>,
     /// The state to begin with: an earlier run, and the cut.
     pub(super) restored: Option<(&'a Outcome, u64)>,
 }
@@ -98,7 +115,7 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) fn go(self, epochs: &Epochs) -> Outcome {
         let restored = self.restored.map(|(outcome, cut)| outcome.states[&cut].clone()).unwrap_or_default();
-        let shared = Arc::new(Shared { restored, crashes: self.crashes, outcome: Mutex::default() });
+        let shared = Arc::new(Shared { restored, crashes: self.crashes, read_at: self.read_at, outcome: Mutex::default() });
         let (runtime, epochs, view) = (Arc::clone(&shared), epochs.clone(), Arc::clone(self.view));
         let guards = timely::execute(timely::Config::process(self.workers), move |worker| {
             let mut input = InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder();
@@ -110,6 +127,7 @@ impl Run<'_> {
                 checkpoint: Arc::<Shared>::clone(&runtime) as _,
                 counters: Arc::<Shared>::clone(&runtime) as _,
                 lifecycle: Arc::<Shared>::clone(&runtime) as _,
+                snapshots: Arc::<Shared>::clone(&runtime) as _,
             };
             worker.dataflow::<u64, _, _>(|scope| {
                 let (rows, rejects) = view.attach(scope.input_from(&mut input), &cx);

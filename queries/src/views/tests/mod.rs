@@ -45,6 +45,7 @@ fn options(emit: Emit) -> ViewOptions {
         lateness: Duration::from_micros(LATENESS as u64),
         idle_timeout: Duration::from_secs(60),
         max_bytes: 1 << 30,
+        retain: Duration::from_secs(100_000),
         unbounded: true,
     }
 }
@@ -266,10 +267,10 @@ fn with_crash(
     let all = epochs(partitions, cuts.0);
     let crash_at = all.keys().nth(crash % all.len()).copied().unwrap();
     let until: Epochs = all.range(..=crash_at).map(|(epoch, batches)| (*epoch, batches.clone())).collect();
-    let first = Run { view, workers: workers.0, crashes: true, restored: None }.go(&until);
+    let first = Run { view, workers: workers.0, crashes: true, restored: None, read_at: None }.go(&until);
     let n_parts = view.operators().len() * workers.0;
     let Some(cut) = first.cut_before(crash_at, n_parts).filter(|_| n_parts > 0) else {
-        return Run { view, workers: workers.1, crashes: false, restored: None }.go(&all);
+        return Run { view, workers: workers.1, crashes: false, restored: None, read_at: None }.go(&all);
     };
     // Sources replay from a little before the cut, cut otherwise, at later epochs.
     let mut rest: Vec<Vec<Row>> = partitions.to_vec();
@@ -297,7 +298,7 @@ fn with_crash(
             (epoch - START + cut, moved.collect())
         })
         .collect();
-    let second = Run { view, workers: workers.1, crashes: false, restored: Some((&first, cut)) }.go(&shifted);
+    let second = Run { view, workers: workers.1, crashes: false, restored: Some((&first, cut)), read_at: None }.go(&shifted);
     let mut rows: Vec<(u64, RecordBatch)> = first.rows.into_iter().filter(|(epoch, _)| *epoch < cut).collect();
     rows.extend(second.rows);
     Outcome { rows, stopped: first.stopped.or(second.stopped), ..Outcome::default() }
@@ -324,7 +325,7 @@ proptest! {
         let expected = batch_answer(case.batch.unwrap_or(case.view), &rows, case.hop);
 
         let all = epochs(&partitions, &cuts);
-        let outcome = Run { view: &view, workers: workers.0, crashes: false, restored: None }.go(&all);
+        let outcome = Run { view: &view, workers: workers.0, crashes: false, restored: None, read_at: None }.go(&all);
         prop_assert_eq!(&outcome.stopped, &None);
         prop_assert_eq!(outcome.n_rejects, 0);
         prop_assert_eq!(settled(&outcome.rows, emit), &expected[..], "{}", case.view);
@@ -336,6 +337,26 @@ proptest! {
             ids.sort_unstable();
             ids.dedup();
             prop_assert_eq!(ids.len(), outcome.ids.len(), "rows are told apart");
+        }
+
+        let read_at = all.keys().nth(crash.index(all.len())).copied();
+        let until: Epochs = all.range(..read_at.unwrap()).map(|(e, b)| (*e, b.clone())).collect();
+        let batches = until.values().flatten();
+        let seen: Vec<Row> = batches
+            .flat_map(|batch| {
+                let (partition, first) = (batch.origin().partition.0 as usize, batch.offsets().value(0) as usize);
+                partitions[partition][first..first + batch.num_rows()].to_vec()
+            })
+            .collect();
+        if view.table().is_some() {
+            let read = Run { view: &view, workers: workers.1, crashes: false, restored: None, read_at }.go(&all);
+            let mut rows: Vec<String> = read.snapshot.values().flatten().flat_map(formatted).collect();
+            rows.sort_unstable();
+            let answer = batch_answer(case.batch.unwrap_or(case.view), &seen, case.hop);
+            // An aggregate without groups has no row before the first row has come.
+            if !seen.is_empty() {
+                prop_assert_eq!(rows, answer, "read at an epoch: {}", case.view);
+            }
         }
 
         let crashed = with_crash(&view, &partitions, (&cuts, &more_cuts), workers, crash.index(1000));
@@ -368,7 +389,7 @@ fn late_rows_are_rejected_and_counted() {
         (20, batch(0, 2, &[row(69, "a", 1), row(79, "a", 1), row(80, "a", 1), row(10_000, "a", 1)])),
         (30, batch(0, 6, &[Row { at: None, ..row(0, "a", 1) }])),
     ]);
-    let outcome = Run { view: &view, workers: 2, crashes: false, restored: None }.go(&epochs);
+    let outcome = Run { view: &view, workers: 2, crashes: false, restored: None, read_at: None }.go(&epochs);
     assert_eq!(outcome.n_rejects, 4);
     let counts: Vec<_> = ["in", "late", "failed", "used"].map(|name| outcome.counts[name]).to_vec();
     assert_eq!(counts, [7, 3, 1, 3]);
@@ -380,7 +401,7 @@ fn a_window_closes_once_the_watermark_passes_its_end_and_not_before() {
     let view = view(PER_TEN_SECONDS, Emit::Final).unwrap();
     let closed_at = |last: i64| {
         let epochs = at_epochs(vec![(10, batch(0, 0, &[row(0, "a", 1), row(last, "a", 1)]))]);
-        Run { view: &view, workers: 1, crashes: true, restored: None }.go(&epochs).rows.len()
+        Run { view: &view, workers: 1, crashes: true, restored: None, read_at: None }.go(&epochs).rows.len()
     };
     assert_eq!(closed_at(29), 0);
     assert_eq!(closed_at(30), 1);
@@ -392,7 +413,7 @@ fn a_group_that_fails_an_expression_does_not_take_the_others_with_it() {
     let view = view(sql, Emit::Final).unwrap();
     let rows = [row(0, "a", 3), row(1, "b", 1), row(1, "b", -1), row(2, "c", 4)];
     let epochs = at_epochs(vec![(10, batch(0, 0, &rows))]);
-    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None }.go(&epochs);
+    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None, read_at: None }.go(&epochs);
     assert_eq!(settled(&outcome.rows, Emit::Final), ["a|4", "c|3"]);
     assert_eq!((outcome.n_rejects, outcome.stopped), (1, None));
 }
@@ -403,7 +424,7 @@ fn a_row_that_fails_an_expression_does_not_take_the_others_with_it() {
     let view = view(sql, Emit::Changes).unwrap();
     let rows = [row(0, "a", 3), row(1, "a", 0), row(1, "b", 0), row(2, "a", 4)];
     let epochs = at_epochs(vec![(10, batch(0, 0, &rows))]);
-    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None }.go(&epochs);
+    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None, read_at: None }.go(&epochs);
     assert_eq!(settled(&outcome.rows, Emit::Changes), ["a|7"]);
     assert_eq!((outcome.n_rejects, outcome.counts["failed"]), (2, 2));
 }
@@ -415,7 +436,7 @@ fn a_view_that_outgrows_its_limit_stops() {
     let view = plan(sql, &[("events".into(), schema())], options).unwrap();
     let rows: Vec<Row> = (0..5_000).map(|n| row(0, "a", n)).collect();
     let epochs = at_epochs(vec![(10, batch(0, 0, &rows))]);
-    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None }.go(&epochs);
+    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None, read_at: None }.go(&epochs);
     assert!(outcome.stopped.unwrap().contains("max_bytes"));
 }
 

@@ -1,0 +1,126 @@
+//! Reading views while they run: a reader names an epoch that is not complete yet, and every worker answers when it has
+//! seen exactly the epochs before it. So all views that one query reads are of one epoch, and the stream never waits.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use logdrive_operators::Snapshots;
+use tokio::sync::oneshot;
+
+use super::epochs::Epochs;
+use crate::config::Plan;
+
+/// How far ahead the epoch lies that a reader names: longer than it takes to ask all workers.
+const AHEAD: u64 = 50;
+
+/// How long an answer may take; a dataflow that is this far behind has other worries.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The rows of a view, or why there are none.
+type Rows = Result<Vec<RecordBatch>, String>;
+
+/// Requests for the rows of views.
+#[derive(Debug)]
+pub struct ViewReader {
+    views: HashMap<String, Table>,
+    n_workers: usize,
+    epochs: Arc<Epochs>,
+}
+
+/// A view as a table.
+#[derive(Debug)]
+struct Table {
+    /// `None` for a view that keeps nothing.
+    schema: Option<SchemaRef>,
+    n_waiting: AtomicUsize,
+    requests: Mutex<Vec<Request>>,
+}
+
+#[derive(Debug)]
+struct Request {
+    epoch: u64,
+    answered: Vec<bool>,
+    rows: Rows,
+    reply: oneshot::Sender<Rows>,
+}
+
+impl ViewReader {
+    pub(super) fn new(plan: &Plan, epochs: &Arc<Epochs>) -> Arc<Self> {
+        let table = |schema| Table { schema, n_waiting: AtomicUsize::new(0), requests: Mutex::default() };
+        let views = plan.views.iter().map(|view| (view.name.to_string(), table(view.view.table())));
+        Arc::new(Self { views: views.collect(), n_workers: plan.workers, epochs: Arc::clone(epochs) })
+    }
+
+    /// Whether there is such a view.
+    #[must_use]
+    pub fn has(&self, view: &str) -> bool {
+        self.views.contains_key(view)
+    }
+
+    /// The rows of views at one epoch, each with its columns.
+    ///
+    /// # Errors
+    /// If there is no such view, it keeps nothing, it has stopped, or the dataflow has ended.
+    pub async fn read(&self, views: &[String]) -> Result<Vec<(SchemaRef, Vec<RecordBatch>)>, String> {
+        let epoch = self.epochs.current() + AHEAD;
+        let mut waiting = Vec::with_capacity(views.len());
+        for view in views {
+            let table = self.views.get(view).ok_or_else(|| format!("there is no view `{view}`"))?;
+            let schema = table.schema.clone().ok_or_else(|| {
+                format!("the view `{view}` aggregates nothing, so it keeps no rows; read what its sink holds")
+            })?;
+            let (reply, answer) = oneshot::channel();
+            let request =
+                Request { epoch, answered: vec![false; self.n_workers], rows: Ok(Vec::new()), reply };
+            table.requests().push(request);
+            table.n_waiting.fetch_add(1, Ordering::Release);
+            waiting.push((view, schema, answer));
+        }
+        let mut read = Vec::with_capacity(waiting.len());
+        for (view, schema, answer) in waiting {
+            let rows = tokio::time::timeout(TIMEOUT, answer).await;
+            let rows = rows.map_err(|_| format!("the view `{view}` has not answered in time: the pipeline is behind"))?;
+            let rows = rows.map_err(|_| "the pipeline ends".to_owned())??;
+            read.push((schema, rows));
+        }
+        Ok(read)
+    }
+}
+
+impl Table {
+    fn requests(&self) -> std::sync::MutexGuard<'_, Vec<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Snapshots for ViewReader {
+    fn is_due(&self, view: &str, worker: usize, epoch: u64) -> bool {
+        let Some(table) = self.views.get(view).filter(|t| t.n_waiting.load(Ordering::Acquire) > 0) else {
+            return false;
+        };
+        table.requests().iter().any(|request| request.epoch <= epoch && !request.answered[worker])
+    }
+
+    fn answer(&self, view: &str, worker: usize, epoch: u64, rows: Rows) {
+        let Some(table) = self.views.get(view) else { return };
+        let mut requests = table.requests();
+        for request in requests.iter_mut().filter(|r| r.epoch <= epoch && !r.answered[worker]) {
+            request.answered[worker] = true;
+            match (&mut request.rows, &rows) {
+                (Ok(all), Ok(rows)) => all.extend(rows.iter().cloned()),
+                (all @ Ok(_), Err(why)) => *all = Err(why.clone()),
+                (Err(_), _) => {}
+            }
+        }
+        let whole = requests.extract_if(.., |request| request.answered.iter().all(|answered| *answered));
+        for request in whole {
+            table.n_waiting.fetch_sub(1, Ordering::Release);
+            // A reader that has gone away is no trouble.
+            request.reply.send(request.rows).ok();
+        }
+    }
+}
