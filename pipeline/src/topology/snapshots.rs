@@ -55,6 +55,11 @@ impl ViewReader {
         Arc::new(Self { views: views.collect(), n_workers: plan.workers, epochs: Arc::clone(epochs) })
     }
 
+    /// The views that can be read, with their columns.
+    pub fn tables(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
+        self.views.iter().filter_map(|(name, table)| Some((name.as_str(), table.schema.as_ref()?)))
+    }
+
     /// Whether there is such a view.
     #[must_use]
     pub fn has(&self, view: &str) -> bool {
