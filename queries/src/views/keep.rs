@@ -16,12 +16,17 @@ use super::grouping::Grouping;
 use super::log::Log;
 use super::output::{Rows, Told};
 use super::scatter::split;
+use super::sessions::{SessionChange, SessionRows, Sessions};
 use super::spec::{Aggregation, Spec};
 use super::table::{Table, TableLayout, keys_and_values};
+use super::windows::Windowing;
 use super::{Emit, SqlView};
 
 /// The only window of a view without windows.
 const ALWAYS: i64 = 0;
+
+/// Stands for a window in what all sessions have in common.
+const SESSIONS: i64 = 0;
 
 /// What an epoch brings forth.
 #[derive(Debug, Default)]
@@ -34,6 +39,7 @@ pub(super) struct Emitted {
 enum Open {
     Final(BTreeMap<i64, Log>),
     Changes(BTreeMap<i64, Table>, TableLayout),
+    Sessions(Sessions, TableLayout),
 }
 
 /// The open windows.
@@ -55,10 +61,13 @@ impl Keep {
             return internal_err!("a view without aggregation keeps nothing");
         };
         let tells_changes = view.options.emit == Emit::Changes;
-        let open = if tells_changes {
-            Open::Changes(BTreeMap::new(), TableLayout::new(aggregation)?)
-        } else {
-            Open::Final(BTreeMap::new())
+        let open = match aggregation.windows {
+            Some((Windowing::Session { gap }, _)) => {
+                let layout = TableLayout::new(aggregation)?;
+                Open::Sessions(Sessions::new(gap, &layout)?, layout)
+            }
+            _ if tells_changes => Open::Changes(BTreeMap::new(), TableLayout::new(aggregation)?),
+            _ => Open::Final(BTreeMap::new()),
         };
         Ok(Self {
             view: Arc::clone(view),
@@ -77,19 +86,7 @@ impl Keep {
         let spec = Arc::clone(&self.spec);
         let Some(aggregation) = &spec.aggregation else { return Ok(Emitted::default()) };
         let mut emitted = Emitted::default();
-        let mut by_window: BTreeMap<i64, Vec<RecordBatch>> = BTreeMap::new();
-        for part in parts {
-            for (pane, rows) in by_pane(part.rows)? {
-                let Some((windows, _)) = aggregation.windows else {
-                    by_window.entry(ALWAYS).or_default().push(rows);
-                    continue;
-                };
-                let open = windows.of_pane(pane).take_while(|start| start.saturating_add(windows.size) > self.watermark);
-                for start in open {
-                    by_window.entry(start).or_default().push(rows.clone());
-                }
-            }
-        }
+        let by_window = self.by_window(aggregation, &parts)?;
         match &mut self.open {
             Open::Final(logs) => {
                 for (window, parts) in by_window {
@@ -107,7 +104,19 @@ impl Keep {
                     for (rows, told) in told {
                         let Some(rows) = rows else { continue };
                         let (keys, values) = keys_and_values(&rows, layout);
-                        self.rows.of_groups(aggregation, window, (&keys, &values), told, epoch, &mut emitted)?;
+                        self.rows.of_groups(aggregation, window, (&keys, &values), None, told, epoch, &mut emitted)?;
+                    }
+                }
+            }
+            Open::Sessions(sessions, layout) => {
+                let parts: Vec<RecordBatch> = parts.into_iter().map(|part| part.rows).collect();
+                let change = sessions.apply(&parts, layout, &mut self.grouping)?;
+                if let (Some(SessionChange { old, new }), Emit::Changes) = (change, self.view.options.emit) {
+                    for (rows, told) in [(old, Told::Delete(epoch)), (Some(new), Told::Insert(epoch))] {
+                        let Some(SessionRows { rows, ends }) = rows else { continue };
+                        let (keys, values) = keys_and_values(&rows, layout);
+                        let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
+                        self.rows.of_groups(aggregation, SESSIONS, groups, Some(&ends), told, epoch, &mut emitted)?;
                     }
                 }
             }
@@ -117,10 +126,36 @@ impl Keep {
         Ok(emitted)
     }
 
+    /// The parts of each window that is open.
+    fn by_window(&self, aggregation: &Aggregation, parts: &[Part]) -> Result<BTreeMap<i64, Vec<RecordBatch>>> {
+        let mut by_window: BTreeMap<i64, Vec<RecordBatch>> = BTreeMap::new();
+        let windows = match aggregation.windows {
+            Some((Windowing::Session { .. }, _)) => return Ok(by_window),
+            Some((Windowing::Fixed(windows), _)) => Some(windows),
+            None => None,
+        };
+        for part in parts {
+            for (pane, rows) in by_pane(&part.rows)? {
+                let Some(windows) = windows else {
+                    by_window.entry(ALWAYS).or_default().push(rows);
+                    continue;
+                };
+                let open = windows.of_pane(pane).take_while(|start| start.saturating_add(windows.size) > self.watermark);
+                for start in open {
+                    by_window.entry(start).or_default().push(rows.clone());
+                }
+            }
+        }
+        Ok(by_window)
+    }
+
     /// Lets go of the windows that are complete.
     fn close(&mut self, aggregation: &Aggregation, epoch: u64, emitted: &mut Emitted) -> Result<()> {
         let is_end = self.watermark == super::watermark::END;
-        let size = aggregation.windows.map(|(windows, _)| windows.size);
+        let size = match aggregation.windows {
+            Some((Windowing::Fixed(windows), _)) => Some(windows.size),
+            _ => None,
+        };
         let watermark = self.watermark;
         let is_closed = |start: &i64| size.is_some_and(|size| is_end || start.saturating_add(size) <= watermark);
         match &mut self.open {
@@ -130,7 +165,7 @@ impl Keep {
                     let (keys, values) = log.close(window, &mut self.grouping)?;
                     let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
                     let n_before = emitted.rows.len();
-                    self.rows.of_groups(aggregation, window, groups, Told::Final, epoch, emitted)?;
+                    self.rows.of_groups(aggregation, window, groups, None, Told::Final, epoch, emitted)?;
                     self.closed.push(window, &emitted.rows[n_before..]);
                 }
             }
@@ -141,9 +176,22 @@ impl Keep {
                     let mut rows = Emitted::default();
                     for batch in table.batches() {
                         let (keys, values) = keys_and_values(batch, layout);
-                        self.rows.of_groups(aggregation, window, (&keys, &values), Told::Final, epoch, &mut rows)?;
+                        self.rows.of_groups(aggregation, window, (&keys, &values), None, Told::Final, epoch, &mut rows)?;
                     }
                     self.closed.push(window, &rows.rows);
+                }
+            }
+            Open::Sessions(sessions, layout) => {
+                if let Some(SessionRows { rows, ends }) = sessions.close(watermark)? {
+                    let (keys, values) = keys_and_values(&rows, layout);
+                    let mut rows = Emitted::default();
+                    let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
+                    self.rows.of_groups(aggregation, SESSIONS, groups, Some(&ends), Told::Final, epoch, &mut rows)?;
+                    self.closed.push(ends.into_iter().max().unwrap_or(watermark), &rows.rows);
+                    if self.view.options.emit == Emit::Final {
+                        emitted.rows.append(&mut rows.rows);
+                        emitted.failed.append(&mut rows.failed);
+                    }
                 }
             }
         }
@@ -168,7 +216,7 @@ impl Keep {
                         self.grouping.merge(part.columns(), None)?;
                     }
                     let (keys, values) = self.grouping.take_values()?;
-                    self.rows.of_groups(aggregation, *window, (&keys, &values), Told::Final, 0, &mut open)?;
+                    self.rows.of_groups(aggregation, *window, (&keys, &values), None, Told::Final, 0, &mut open)?;
                 }
             }
             Open::Changes(tables, layout) => {
@@ -176,8 +224,15 @@ impl Keep {
                     table.compact(layout)?;
                     for batch in table.batches() {
                         let (keys, values) = keys_and_values(batch, layout);
-                        self.rows.of_groups(aggregation, *window, (&keys, &values), Told::Final, 0, &mut open)?;
+                        self.rows.of_groups(aggregation, *window, (&keys, &values), None, Told::Final, 0, &mut open)?;
                     }
+                }
+            }
+            Open::Sessions(sessions, layout) => {
+                if let Some(SessionRows { rows, ends }) = sessions.rows()? {
+                    let (keys, values) = keys_and_values(&rows, layout);
+                    let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
+                    self.rows.of_groups(aggregation, SESSIONS, groups, Some(&ends), Told::Final, 0, &mut open)?;
                 }
             }
         }
@@ -190,6 +245,7 @@ impl Keep {
         match &self.open {
             Open::Final(logs) => logs.values().map(Log::n_rows).sum(),
             Open::Changes(tables, _) => tables.values().map(Table::n_rows).sum(),
+            Open::Sessions(sessions, _) => sessions.n_rows(),
         }
     }
 
@@ -198,6 +254,7 @@ impl Keep {
         let open: usize = match &self.open {
             Open::Final(logs) => logs.values().map(Log::n_bytes).sum(),
             Open::Changes(tables, _) => tables.values().map(Table::n_bytes).sum(),
+            Open::Sessions(sessions, _) => sessions.n_bytes(),
         };
         open + self.closed.n_bytes
     }
@@ -208,6 +265,7 @@ impl Keep {
         match &mut self.open {
             Open::Final(logs) => logs.clear(),
             Open::Changes(tables, _) => tables.clear(),
+            Open::Sessions(sessions, _) => sessions.clear(),
         }
     }
 
@@ -230,6 +288,11 @@ impl Keep {
                     writer.i64(*window);
                     writer.bytes(&encode(table.batches())?);
                 }
+            }
+            Open::Sessions(sessions, _) => {
+                writer.u64(1);
+                writer.i64(SESSIONS);
+                writer.bytes(&encode(sessions.state()?.as_slice())?);
             }
         }
         Ok(writer.finish())
@@ -254,6 +317,7 @@ impl Keep {
                             Open::Changes(tables, layout) => {
                                 tables.entry(window).or_default().restore(part.rows, layout)?;
                             }
+                            Open::Sessions(sessions, layout) => sessions.restore(&part.rows, layout)?,
                         }
                     }
                 }
@@ -295,11 +359,11 @@ fn bytes_of(rows: &[RecordBatch]) -> usize {
 }
 
 /// The rows of each pane.
-fn by_pane(rows: RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
+fn by_pane(rows: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
     let panes = rows.column(0).as_primitive::<Int64Type>();
     let Some(first) = panes.values().first().copied() else { return Ok(Vec::new()) };
     if panes.values().iter().all(|pane| *pane == first) {
-        return Ok(vec![(first, rows)]);
+        return Ok(vec![(first, rows.clone())]);
     }
     let mut indices: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
     for (row, pane) in panes.values().iter().enumerate() {
@@ -307,6 +371,6 @@ fn by_pane(rows: RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
     }
     indices
         .into_iter()
-        .map(|(pane, rows_of)| Ok((pane, take_record_batch(&rows, &UInt32Array::from(rows_of))?)))
+        .map(|(pane, rows_of)| Ok((pane, take_record_batch(rows, &UInt32Array::from(rows_of))?)))
         .collect()
 }

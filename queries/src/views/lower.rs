@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -16,7 +17,7 @@ use super::grouping::Grouping;
 use super::spec::{Aggregate, Aggregation, Output, Spec, Stage};
 use super::sql::internal;
 use super::table::TableLayout;
-use super::windows::{END, Kind, START, Windows, time_type};
+use super::windows::{END, Kind, START, Windowing, time_type};
 use crate::compiler::readable;
 
 /// Makes the plan ready to run.
@@ -89,7 +90,7 @@ fn nullable(schema: &Schema) -> SchemaRef {
 }
 
 fn physical(expr: &Expr, schema: &DFSchema, state: &SessionState) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
-    refuse_hop(expr)?;
+    refuse_windows(expr)?;
     state.create_physical_expr(expr.clone(), schema).map_err(|error| failed(&error))
 }
 
@@ -101,14 +102,16 @@ fn refuse(message: impl Into<String>, help: impl Into<String>) -> CompileError {
     CompileError { code: "sql::unsupported", message: message.into(), help: Some(help.into()), at: None }
 }
 
-/// Hopping windows make several rows of one.
-fn refuse_hop(expr: &Expr) -> Result<(), CompileError> {
-    use datafusion::common::tree_node::TreeNode;
-    let found = expr.exists(|node| Ok(matches!(node, Expr::ScalarFunction(f) if f.func.name() == Kind::Hop.name())));
-    match found {
-        Ok(false) => Ok(()),
-        _ => Err(refuse("`hop` outside of GROUP BY", "write GROUP BY hop(time, slide, size)")),
+/// Windows that are no function of one row.
+fn refuse_windows(expr: &Expr) -> Result<(), CompileError> {
+    for kind in [Kind::Hop, Kind::Session] {
+        let is_one = |node: &Expr| matches!(node, Expr::ScalarFunction(f) if f.func.name() == kind.name());
+        if !matches!(expr.exists(|node| Ok(is_one(node))), Ok(false)) {
+            let help = format!("write GROUP BY {}", kind.signature());
+            return Err(refuse(format!("`{}` outside of GROUP BY", kind.name()), help));
+        }
     }
+    Ok(())
 }
 
 fn unsupported(plan: &LogicalPlan) -> CompileError {
@@ -147,7 +150,7 @@ fn lower_aggregate(
 ) -> Result<Aggregation, CompileError> {
     let input = aggregate.input.schema();
     let physical_input = input.as_arrow();
-    let mut windows: Option<(Windows, usize)> = None;
+    let mut windows: Option<(Windowing, usize)> = None;
     let (mut keys, mut key_fields, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
     for (idx, expr) in aggregate.group_expr.iter().enumerate() {
         if let Expr::GroupingSet(_) = expr {
@@ -210,7 +213,7 @@ fn lower_aggregate(
 }
 
 /// Whether an expression of GROUP BY is a window or an edge of one: which windows, of which time.
-fn window_of(expr: &Expr) -> Result<Option<(Windows, Expr, Output)>, CompileError> {
+fn window_of(expr: &Expr) -> Result<Option<(Windowing, Expr, Output)>, CompileError> {
     let expr = unaliased(expr);
     let Expr::ScalarFunction(function) = expr else { return Ok(None) };
     if function.func.name() == "get_field"
@@ -234,7 +237,7 @@ fn window_of(expr: &Expr) -> Result<Option<(Windows, Expr, Output)>, CompileErro
             _ => None,
         })
         .collect();
-    let windows = kind.windows(&intervals).map_err(|reason| CompileError {
+    let windows = kind.windowing(&intervals).map_err(|reason| CompileError {
         code: "sql::type",
         message: format!("{}: {reason}", kind.name()),
         help: None,

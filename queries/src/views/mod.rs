@@ -13,6 +13,7 @@ mod log;
 mod lower;
 mod output;
 mod scatter;
+mod sessions;
 mod spec;
 mod sql;
 mod table;
@@ -31,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::spec::{Spec, Stage};
 use self::watermark::Watermark;
+use self::windows::Windowing;
 use crate::compiler::on_large_stack;
 
 /// What leaves a view.
@@ -98,7 +100,7 @@ fn check_bound(spec: &Spec, options: &ViewOptions) -> Result<(), CompileError> {
         return Err(CompileError {
             code: "sql::unbounded",
             message: "without windows no group is ever final".into(),
-            help: Some("group by tumble(…) or hop(…), or leave `emit: final` out".into()),
+            help: Some("group by tumble(…), hop(…) or session(…), or leave `emit: final` out".into()),
             at: None,
         });
     }
@@ -109,7 +111,7 @@ fn check_bound(spec: &Spec, options: &ViewOptions) -> Result<(), CompileError> {
         code: "sql::unbounded",
         message: "the state grows with every new key, and never shrinks".into(),
         help: Some(
-            "group by tumble(…) or hop(…) as well, so that groups end; or say `unbounded: true` if the keys are few"
+            "group by tumble(…), hop(…) or session(…) as well, so that groups end; or say `unbounded: true` if the keys are few"
                 .into(),
         ),
         at: None,
@@ -203,7 +205,12 @@ impl View for SqlView {
             let aggregates: Vec<&str> = aggregation.aggregates.iter().map(|a| a.function.name()).collect();
             line("aggregates", &aggregates.join(", "));
             match aggregation.windows {
-                Some((windows, time)) => {
+                Some((Windowing::Session { gap }, time)) => {
+                    let (time, gap) = (&self.spec.reads[time], gap as f64 / 1e6);
+                    line("windows", &format!("sessions of `{time}` that end after a pause of {gap} s"));
+                    line("state", "one row per open session");
+                }
+                Some((Windowing::Fixed(windows), time)) => {
                     line("windows", &format!(
                         "{} s every {} s of `{}`, in panes of {} s",
                         windows.size as f64 / 1e6,

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, RecordBatch, StringViewArray,
-    TimestampMicrosecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryViewArray, Int64Array, RecordBatch, StringViewArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::json::LineDelimitedWriter;
@@ -16,7 +15,7 @@ use logdrive_schemas::{Batch, Epoch, Layout, Origin, reject};
 use super::isolate::isolate;
 use super::keep::Emitted;
 use super::spec::{Aggregation, Output, Spec, run};
-use super::windows;
+use super::windows::{self, Windowing};
 
 /// The column that says what a row does to the view.
 pub(super) const CHANGE: &str = "_change";
@@ -69,19 +68,24 @@ impl Rows {
         Self { view: Arc::clone(view), spec: Arc::clone(spec), schema }
     }
 
-    /// Adds the rows of groups of the window that starts at `window`. Keys begin with the pane.
+    /// Adds the rows of groups. Keys begin with the start of the window, and `ends` are those of sessions. `window`
+    /// stands in the rows' identity.
+    #[allow(clippy::too_many_arguments, reason = "what groups are, and what becomes of them")]
     pub(super) fn of_groups(
         &self,
         aggregation: &Aggregation,
         window: i64,
         (keys, values): (&[ArrayRef], &[ArrayRef]),
+        ends: Option<&[i64]>,
         told: Told,
         epoch: u64,
         emitted: &mut Emitted,
     ) -> Result<()> {
         let n_groups = keys[0].len();
-        let groups = group_rows(aggregation, keys, values)?;
-        let ids = hashes(&keys[1..], n_groups)?;
+        let groups = group_rows(aggregation, keys, values, ends)?;
+        // Windows of a fixed size are told apart by `window`, those of sessions by the row.
+        let told_apart = if ends.is_some() { keys } else { &keys[1..] };
+        let ids = hashes(told_apart, n_groups)?;
         let ids: Vec<u64> = ids.into_iter().map(|id| identity(id, told)).collect();
         let (parts, refused) = isolate(n_groups, |start, len| run(&self.spec.after, &groups.slice(start, len)));
         for (start, staged) in parts {
@@ -159,17 +163,24 @@ fn documents(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     Ok(writer.into_inner().split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect())
 }
 
-fn group_rows(aggregation: &Aggregation, keys: &[ArrayRef], values: &[ArrayRef]) -> Result<RecordBatch> {
-    let size = aggregation.windows.map_or(0, |(windows, _)| windows.size);
-    let starts = keys[0].as_primitive::<Int64Type>().values();
-    let times = |offset: i64| -> ArrayRef {
-        let times = starts.iter().map(|start| start.saturating_add(offset));
-        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC"))
+fn group_rows(
+    aggregation: &Aggregation,
+    keys: &[ArrayRef],
+    values: &[ArrayRef],
+    ends: Option<&[i64]>,
+) -> Result<RecordBatch> {
+    let starts: &[i64] = keys[0].as_primitive::<Int64Type>().values();
+    let ends = match (ends, aggregation.windows) {
+        (Some(ends), _) => ends.to_vec(),
+        (None, Some((Windowing::Fixed(windows), _))) => {
+            starts.iter().map(|start| start.saturating_add(windows.size)).collect()
+        }
+        (None, _) => starts.to_vec(),
     };
     let columns = aggregation.outputs.iter().map(|output| match output {
-        Output::Window => Arc::new(windows::column(starts, size)),
-        Output::Start => times(0),
-        Output::End => times(size),
+        Output::Window => Arc::new(windows::column(starts, &ends)),
+        Output::Start => windows::times(starts),
+        Output::End => windows::times(&ends),
         Output::Key(idx) => Arc::clone(&keys[1 + idx]),
         Output::Aggregate(idx) => Arc::clone(&values[*idx]),
     });

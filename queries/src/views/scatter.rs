@@ -15,7 +15,7 @@ use super::grouping::Grouping;
 use super::isolate::isolate;
 use super::output::{Rows, Told, hashes};
 use super::spec::{Aggregation, Arguments, Spec, run};
-use super::windows::{Windows, time_type};
+use super::windows::{Windowing, time_type};
 
 /// Counts of what became of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,18 +80,18 @@ impl Scatter {
         let mut n_staged = refused.len();
         for (start, Prepared { indices, arguments }) in prepared {
             n_staged += indices.len();
-            let Some((windows, time)) = aggregation.windows else {
+            let Some((windowing, time)) = aggregation.windows else {
                 outcomes.add(ViewOutcome::Used, indices.len());
                 self.group(arrow_zeros(indices.len()), &arguments)?;
                 continue;
             };
             let times = times(read.column(time), start, &indices)?;
-            let (keep, n_refused) = judge(&self.view, &times, windows, bounds, start, &indices, &mut refused, outcomes);
+            let (keep, n_refused) = judge(&self.view, &times, windowing, bounds, start, &indices, &mut refused, outcomes);
             if n_refused == indices.len() {
                 continue;
             }
             outcomes.add(ViewOutcome::Used, indices.len() - n_refused);
-            let panes = times.values().iter().map(|at| windows.pane_of(*at));
+            let panes = times.values().iter().map(|at| windowing.pane_of(*at));
             if n_refused == 0 {
                 self.group(Arc::new(Int64Array::from_iter_values(panes)), &arguments)?;
             } else {
@@ -163,7 +163,7 @@ fn times(column: &ArrayRef, start: usize, indices: &UInt32Array) -> Result<Int64
 fn judge(
     view: &str,
     times: &Int64Array,
-    windows: Windows,
+    windowing: Windowing,
     bounds: Bounds,
     start: usize,
     indices: &UInt32Array,
@@ -186,8 +186,8 @@ fn judge(
             let reason = format!("ahead_of_clock: more than an hour from now, which the view `{view}` does not believe");
             return refuse(row, ViewOutcome::Late, reason);
         }
-        if windows.last_end(at) <= bounds.watermark {
-            let late = (bounds.watermark - windows.last_end(at)) as f64 / 1e6;
+        if let Some(end) = windowing.closed_before(at, bounds.watermark) {
+            let late = bounds.watermark.saturating_sub(end) as f64 / 1e6;
             let reason = format!("late: the last window of the view `{view}` for it closed {late} s of event time before");
             return refuse(row, ViewOutcome::Late, reason);
         }

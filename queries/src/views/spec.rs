@@ -9,7 +9,7 @@ use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
-use super::windows::Windows;
+use super::windows::Windowing;
 
 /// A view, compiled.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result
 #[derive(Debug)]
 pub(super) struct Aggregation {
     /// The windows, and which of the columns that are read has the time of a row.
-    pub(super) windows: Option<(Windows, usize)>,
+    pub(super) windows: Option<(Windowing, usize)>,
     /// The other columns of the key, over the rows before.
     pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
     pub(super) aggregates: Vec<Aggregate>,

@@ -46,6 +46,26 @@ impl TableLayout {
         Ok(Self { n_part: part.len(), schema: Arc::new(Schema::new(fields)), n_keys, keys, values })
     }
 
+    /// The types of the columns of the key, the pane's first.
+    pub(super) fn key_types(&self) -> impl Iterator<Item = DataType> {
+        self.schema.fields()[..self.n_keys].iter().map(|field| field.data_type().clone())
+    }
+
+    /// How many columns the key has, with the pane.
+    pub(super) fn n_keys(&self) -> usize {
+        self.n_keys
+    }
+
+    /// How many columns a part has.
+    pub(super) fn n_part(&self) -> usize {
+        self.n_part
+    }
+
+    /// Rows of this layout.
+    pub(super) fn batch(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
     /// Whether groups can be told apart by this key.
     pub(super) fn supports(keys: impl IntoIterator<Item = DataType>) -> bool {
         RowConverter::supports_fields(&keys.into_iter().map(SortField::new).collect::<Vec<_>>())
@@ -96,7 +116,7 @@ impl Table {
         }
         let (part, values) = grouping.take_both()?;
         let columns = part.columns().iter().cloned().chain(values).collect();
-        let new = RecordBatch::try_new(Arc::clone(&layout.schema), columns)?;
+        let new = layout.batch(columns)?;
 
         let at = self.batches.len();
         for (row, (slot, key)) in slots.iter().zip(keys.iter()).enumerate() {

@@ -64,6 +64,37 @@ impl Windows {
     }
 }
 
+/// How rows are put into windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Windowing {
+    /// Windows that do not depend on the rows.
+    Fixed(Windows),
+    /// Windows that last as long as a key's rows follow each other within `gap` microseconds. A window ends that much
+    /// after its last row.
+    Session {
+        /// The longest pause in a session; a row exactly so much later still belongs to it.
+        gap: i64,
+    },
+}
+
+impl Windowing {
+    /// The slice of time whose rows are aggregated together at first.
+    pub(super) fn pane_of(self, at: i64) -> i64 {
+        match self {
+            Self::Fixed(windows) => windows.pane_of(at),
+            Self::Session { .. } => at,
+        }
+    }
+
+    /// Whether a row of `at` can be in no window that is open at `watermark`: since when.
+    pub(super) fn closed_before(self, at: i64, watermark: i64) -> Option<i64> {
+        match self {
+            Self::Fixed(windows) => Some(windows.last_end(at)).filter(|end| *end <= watermark),
+            Self::Session { gap } => Some(at.saturating_add(gap)).filter(|end| *end < watermark),
+        }
+    }
+}
+
 /// The functions whose value is a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
@@ -71,32 +102,38 @@ pub(super) enum Kind {
     Tumble,
     /// `hop(time, slide, size [, offset])`: a new one of `size` every `slide`.
     Hop,
+    /// `session(time, gap)`: as long as rows follow each other within `gap`.
+    Session,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 2] = [Self::Tumble, Self::Hop];
+    pub(super) const ALL: [Self; 3] = [Self::Tumble, Self::Hop, Self::Session];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tumble => "tumble",
             Self::Hop => "hop",
+            Self::Session => "session",
         }
     }
 
-    fn signature(self) -> &'static str {
+    pub(super) fn signature(self) -> &'static str {
         match self {
             Self::Tumble => "tumble(time, size [, offset])",
             Self::Hop => "hop(time, slide, size [, offset])",
+            Self::Session => "session(time, gap)",
         }
     }
 
     /// The windows that constant arguments behind the time ask for.
-    pub(super) fn windows(self, intervals: &[Option<&ScalarValue>]) -> Result<Windows, String> {
+    pub(super) fn windowing(self, intervals: &[Option<&ScalarValue>]) -> Result<Windowing, String> {
         let mut lengths = Vec::with_capacity(intervals.len());
         for interval in intervals {
             lengths.push(microseconds(*interval)?);
         }
         let (slide, size, offset) = match (self, lengths.as_slice()) {
+            (Self::Session, [gap]) if *gap > 0 => return Ok(Windowing::Session { gap: *gap }),
+            (Self::Session, [_]) => return Err("the pause that ends a session is longer than nothing".into()),
             (Self::Tumble, [size]) => (*size, *size, 0),
             (Self::Tumble, [size, offset]) => (*size, *size, *offset),
             (Self::Hop, [slide, size]) => (*slide, *size, 0),
@@ -117,7 +154,7 @@ impl Kind {
                 size / windows.pane()
             ));
         }
-        Ok(windows)
+        Ok(Windowing::Fixed(windows))
     }
 }
 
@@ -148,13 +185,14 @@ fn window_fields() -> Fields {
     Fields::from(vec![Field::new(START, time_type(), true), Field::new(END, time_type(), true)])
 }
 
-/// Windows as a column of structs, given their starts.
-pub(super) fn column(starts: &[i64], size: i64) -> StructArray {
-    let times = |end: i64| -> ArrayRef {
-        let times = starts.iter().map(|start| start.saturating_add(end));
-        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC"))
-    };
-    StructArray::new(window_fields(), vec![times(0), times(size)], None)
+/// Moments as a column.
+pub(super) fn times(times: &[i64]) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC"))
+}
+
+/// Windows as a column of structs.
+pub(super) fn column(starts: &[i64], ends: &[i64]) -> StructArray {
+    StructArray::new(window_fields(), vec![times(starts), times(ends)], None)
 }
 
 /// A [`Kind`] as DataFusion wants it.
@@ -199,7 +237,7 @@ impl ScalarUDFImpl for WindowFunction {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        if let Err(reason) = self.kind.windows(args.scalar_arguments.get(1..).unwrap_or_default()) {
+        if let Err(reason) = self.kind.windowing(args.scalar_arguments.get(1..).unwrap_or_default()) {
             return plan_err!("{}: {reason}", self.kind.name());
         }
         Ok(Arc::new(Field::new(self.kind.name(), DataType::Struct(window_fields()), true)))
@@ -221,15 +259,16 @@ impl ScalarUDFImpl for WindowFunction {
                 ColumnarValue::Array(_) => None,
             })
             .collect();
-        let windows = match self.kind.windows(&intervals) {
-            Ok(windows) if windows.slide == windows.size => windows,
-            Ok(_) => return exec_err!("hopping windows are made by GROUP BY hop(…) in a view"),
+        let windows = match self.kind.windowing(&intervals) {
+            Ok(Windowing::Fixed(windows)) if windows.slide == windows.size => windows,
+            Ok(_) => return exec_err!("such windows are made by GROUP BY {}(…) in a view", self.kind.name()),
             Err(reason) => return exec_err!("{}: {reason}", self.kind.name()),
         };
         let times = args.args[0].to_array(args.number_rows)?;
         let times = times.as_primitive::<TimestampMicrosecondType>();
         let starts: Vec<i64> = times.values().iter().map(|at| windows.pane_of(*at)).collect();
-        let (fields, columns, _) = column(&starts, windows.size).into_parts();
+        let ends: Vec<i64> = starts.iter().map(|start| start.saturating_add(windows.size)).collect();
+        let (fields, columns, _) = column(&starts, &ends).into_parts();
         Ok(ColumnarValue::Array(Arc::new(StructArray::new(fields, columns, times.nulls().cloned()))))
     }
 }

@@ -246,6 +246,32 @@ const CASES: &[Case] = &[
         batch: Some("SELECT tenant, hop AS s, count(*) AS c, max(n) AS most, bool_or(n > 2) AS any FROM events GROUP BY tenant, hop"),
         hop: Some((10 * SECOND, 25 * SECOND)),
     },
+    Case {
+        view: "SELECT tenant, session_start(\"@timestamp\", INTERVAL '5 seconds') AS s, \
+               session_end(\"@timestamp\", INTERVAL '5 seconds') AS e, count(*) AS c, sum(n) AS total FROM events \
+               GROUP BY tenant, session(\"@timestamp\", INTERVAL '5 seconds')",
+        batch: Some(
+            "SELECT tenant, min(\"@timestamp\") AS s, max(\"@timestamp\") + INTERVAL '5 seconds' AS e, count(*) AS c, \
+             sum(n) AS total FROM \
+             (SELECT *, sum(is_first) OVER (PARTITION BY tenant ORDER BY \"@timestamp\", is_first DESC \
+                                            ROWS UNBOUNDED PRECEDING) AS id FROM \
+              (SELECT *, CASE WHEN \"@timestamp\" <= INTERVAL '5 seconds' + \
+                        lag(\"@timestamp\") OVER (PARTITION BY tenant ORDER BY \"@timestamp\") THEN 0 ELSE 1 END AS is_first \
+               FROM events)) GROUP BY tenant, id",
+        ),
+        hop: None,
+    },
+    Case {
+        view: "SELECT count(*) AS c, max(amount) AS most FROM events WHERE n > 1 GROUP BY session(\"@timestamp\", INTERVAL '3 seconds')",
+        batch: Some(
+            "SELECT count(*) AS c, max(amount) AS most FROM \
+             (SELECT *, sum(is_first) OVER (ORDER BY \"@timestamp\", is_first DESC ROWS UNBOUNDED PRECEDING) AS id FROM \
+              (SELECT *, CASE WHEN \"@timestamp\" <= INTERVAL '3 seconds' + \
+                        lag(\"@timestamp\") OVER (ORDER BY \"@timestamp\") THEN 0 ELSE 1 END AS is_first \
+               FROM events WHERE n > 1)) GROUP BY id",
+        ),
+        hop: None,
+    },
 ];
 
 /// Views without windows, which never close.
@@ -458,6 +484,7 @@ fn what_a_view_cannot_do_is_said_with_a_way_out() {
         changes("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", 5)"),
         changes("SELECT count(*) FROM events GROUP BY hop(\"@timestamp\", INTERVAL '1 hour', INTERVAL '1 minute')"),
         changes("SELECT hop(\"@timestamp\", INTERVAL '1 minute', INTERVAL '1 hour') AS w FROM events"),
+        changes("SELECT count(*) FROM events GROUP BY session(\"@timestamp\", INTERVAL '0 seconds')"),
         changes("SELECT tennant FROM events"),
         changes("SELECT tenant FROM event"),
         changes("SELECT tenant FRM events"),

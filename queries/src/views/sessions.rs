@@ -1,0 +1,300 @@
+//! Open sessions: for each key the spans of time in which its rows follow each other, with the state of each.
+//!
+//! Rows come as parts of one moment and key. A part joins the spans that it is near enough to, which may make one
+//! session of two; what that changes is told like any other change.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::{Result, internal_err};
+
+use super::grouping::Grouping;
+use super::table::TableLayout;
+
+/// How many outdated rows beside the sessions may pile up before they are dropped.
+const SLACK: usize = 8192;
+
+type Key = Box<[u8]>;
+
+/// A session.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: i64,
+    /// The time of the last row.
+    last: i64,
+    /// Where its row is: which batch, which row.
+    place: (usize, usize),
+}
+
+/// Rows of sessions: those of a [`TableLayout`], the pane being the start.
+#[derive(Debug)]
+pub(super) struct SessionRows {
+    pub(super) rows: RecordBatch,
+    /// When each session ends.
+    pub(super) ends: Vec<i64>,
+}
+
+/// What parts change.
+#[derive(Debug)]
+pub(super) struct SessionChange {
+    pub(super) old: Option<SessionRows>,
+    pub(super) new: SessionRows,
+}
+
+/// The open sessions of the keys of one worker.
+pub(super) struct Sessions {
+    gap: i64,
+    /// Compares keys; `None` if all rows have the same one.
+    converter: Option<RowConverter>,
+    keys: HashMap<Key, Vec<Span>>,
+    /// Keys that had a session whose last row was in a slice of time; they may have later ones by now.
+    slices: BTreeMap<i64, Vec<Key>>,
+    batches: Vec<RecordBatch>,
+    n_rows: usize,
+    n_live: usize,
+    n_bytes: usize,
+}
+
+impl Sessions {
+    pub(super) fn new(gap: i64, layout: &TableLayout) -> Result<Self> {
+        let keys: Vec<SortField> = layout.key_types().skip(1).map(SortField::new).collect();
+        Ok(Self {
+            gap,
+            converter: (!keys.is_empty()).then(|| RowConverter::new(keys)).transpose()?,
+            keys: HashMap::new(),
+            slices: BTreeMap::new(),
+            batches: Vec::new(),
+            n_rows: 0,
+            n_live: 0,
+            n_bytes: 0,
+        })
+    }
+
+    /// Adds parts.
+    pub(super) fn apply(
+        &mut self,
+        parts: &[RecordBatch],
+        layout: &TableLayout,
+        grouping: &mut Grouping,
+    ) -> Result<Option<SessionChange>> {
+        let Some(first) = parts.first() else { return Ok(None) };
+        let added = concat_batches(first.schema_ref(), parts)?;
+        let times = added.column(0).as_primitive::<Int64Type>();
+        let mut by_key: HashMap<Key, Vec<(i64, usize)>> = HashMap::new();
+        let keys = self.key_rows(&added.columns()[1..layout.n_keys()])?;
+        for (row, at) in times.values().iter().enumerate() {
+            by_key.entry(key_of(keys.as_ref(), row)).or_default().push((*at, row));
+        }
+        let mut merge = Merge { of_added: vec![0; added.num_rows()], ..Merge::default() };
+        let mut by_key: Vec<_> = by_key.into_iter().collect();
+        by_key.sort_unstable();
+        for (key, rows) in by_key {
+            let spans = self.keys.remove(&key).unwrap_or_default();
+            let left = merge.key(&key, spans, rows, self.gap);
+            if !left.is_empty() {
+                self.keys.insert(key, left);
+            }
+        }
+        let old = self.gather(&merge.old)?;
+        let ids = |ids: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(ids)) };
+        grouping.merge(added.columns(), Some(ids(merge.of_added)))?;
+        if let Some(old) = &old {
+            let of_old = merge.of_old.clone();
+            grouping.merge(&old.columns()[..layout.n_part()], Some(ids(of_old)))?;
+        }
+        let (part, values) = grouping.take_both()?;
+        let which = part.column(0).as_primitive::<Int64Type>().values().to_vec();
+        let made: Vec<&(Key, i64, i64)> = which.iter().map(|id| &merge.made[*id as usize]).collect();
+        let mut columns: Vec<ArrayRef> = part.columns().iter().cloned().chain(values).collect();
+        columns[0] = ids(made.iter().map(|(_, start, _)| *start).collect());
+        let new = layout.batch(columns)?;
+        let ends = made.iter().map(|(_, _, last)| last.saturating_add(self.gap)).collect();
+        let old = old.map(|rows| SessionRows {
+            rows,
+            ends: merge.old.iter().map(|span| span.last.saturating_add(self.gap)).collect(),
+        });
+        self.n_live -= merge.old.len();
+        self.insert(new.clone(), made.into_iter().cloned().collect());
+        if self.n_rows > 2 * self.n_live + SLACK {
+            self.compact()?;
+        }
+        Ok(Some(SessionChange { old, new: SessionRows { rows: new, ends } }))
+    }
+
+    /// Adds a batch of rows, each with its key, its start and the time of its last row.
+    fn insert(&mut self, rows: RecordBatch, spans: Vec<(Key, i64, i64)>) {
+        let at = self.batches.len();
+        self.n_rows += rows.num_rows();
+        self.n_live += rows.num_rows();
+        self.n_bytes += rows.get_array_memory_size();
+        self.batches.push(rows);
+        for (row, (key, start, last)) in spans.into_iter().enumerate() {
+            self.slices.entry(last.div_euclid(self.slice())).or_default().push(key.clone());
+            self.keys.entry(key).or_default().push(Span { start, last, place: (at, row) });
+        }
+    }
+
+    fn slice(&self) -> i64 {
+        (self.gap / 8).max(1)
+    }
+
+    /// Lets go of the sessions that no row can join any more: about an eighth of the gap later than it could.
+    pub(super) fn close(&mut self, watermark: i64) -> Result<Option<SessionRows>> {
+        let mut closed = Vec::new();
+        while let Some(slice) = self.slices.first_entry() {
+            let end = slice.key().saturating_add(1).saturating_mul((self.gap / 8).max(1));
+            if watermark != super::watermark::END && end.saturating_add(self.gap) >= watermark {
+                break;
+            }
+            for key in slice.remove() {
+                let Some(spans) = self.keys.get_mut(&key) else { continue };
+                closed.extend(spans.extract_if(.., |span| span.last < end));
+                if spans.is_empty() {
+                    self.keys.remove(&key);
+                }
+            }
+        }
+        let rows = self.session_rows(&closed)?;
+        self.n_live -= closed.len();
+        Ok(rows)
+    }
+
+    /// All open sessions.
+    pub(super) fn rows(&self) -> Result<Option<SessionRows>> {
+        let spans: Vec<Span> = self.keys.values().flatten().copied().collect();
+        self.session_rows(&spans)
+    }
+
+    fn session_rows(&self, spans: &[Span]) -> Result<Option<SessionRows>> {
+        let ends = spans.iter().map(|span| span.last.saturating_add(self.gap)).collect();
+        Ok(self.gather(spans)?.map(|rows| SessionRows { rows, ends }))
+    }
+
+    fn gather(&self, spans: &[Span]) -> Result<Option<RecordBatch>> {
+        if spans.is_empty() {
+            return Ok(None);
+        }
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        let places: Vec<(usize, usize)> = spans.iter().map(|span| span.place).collect();
+        Ok(Some(interleave_record_batch(&batches, &places)?))
+    }
+
+    fn compact(&mut self) -> Result<()> {
+        let spans: Vec<Span> = self.keys.values().flatten().copied().collect();
+        let live = self.gather(&spans)?;
+        for (row, span) in self.keys.values_mut().flatten().enumerate() {
+            span.place = (0, row);
+        }
+        self.batches = live.into_iter().collect();
+        (self.n_rows, self.n_live) = (spans.len(), spans.len());
+        self.n_bytes = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        Ok(())
+    }
+
+    /// The open sessions with one more column, when each ends; for a checkpoint.
+    pub(super) fn state(&self) -> Result<Option<RecordBatch>> {
+        let Some(SessionRows { rows, ends }) = self.rows()? else { return Ok(None) };
+        let mut fields = rows.schema().fields().to_vec();
+        fields.push(Arc::new(Field::new("end", DataType::Int64, false)));
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from(ends)));
+        Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?))
+    }
+
+    /// Takes in what [`Self::state`] gave.
+    pub(super) fn restore(&mut self, state: &RecordBatch, layout: &TableLayout) -> Result<()> {
+        let Some((ends, columns)) = state.columns().split_last() else {
+            return internal_err!("sessions have columns");
+        };
+        let rows = layout.batch(columns.to_vec())?;
+        let keys = self.key_rows(&columns[1..layout.n_keys()])?;
+        let starts = columns[0].as_primitive::<Int64Type>().values();
+        let ends = ends.as_primitive::<Int64Type>().values();
+        let span = |row: usize| (key_of(keys.as_ref(), row), starts[row], ends[row].saturating_sub(self.gap));
+        let spans = (0..rows.num_rows()).map(span).collect();
+        self.insert(rows, spans);
+        Ok(())
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.keys.clear();
+        self.slices.clear();
+        self.batches.clear();
+        (self.n_rows, self.n_live, self.n_bytes) = (0, 0, 0);
+    }
+
+    pub(super) fn n_rows(&self) -> usize {
+        self.n_live
+    }
+
+    /// About how many bytes they take; the spans count by their number.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.n_bytes + self.n_live * 128
+    }
+
+    fn key_rows(&self, columns: &[ArrayRef]) -> Result<Option<Rows>> {
+        Ok(self.converter.as_ref().map(|converter| converter.convert_columns(columns)).transpose()?)
+    }
+}
+
+fn key_of(keys: Option<&Rows>, row: usize) -> Key {
+    keys.map_or_else(Key::default, |keys| keys.row(row).as_ref().into())
+}
+
+/// Which rows make up which sessions.
+#[derive(Debug, Default)]
+struct Merge {
+    /// The session of each row that was added, by its number in `made`.
+    of_added: Vec<i64>,
+    /// Sessions that are part of others now, and of which.
+    old: Vec<Span>,
+    of_old: Vec<i64>,
+    /// The sessions that come of it: key, start, time of the last row.
+    made: Vec<(Key, i64, i64)>,
+}
+
+impl Merge {
+    /// Joins a key's new rows to its sessions; returns the sessions that stay as they are.
+    fn key(&mut self, key: &Key, spans: Vec<Span>, rows: Vec<(i64, usize)>, gap: i64) -> Vec<Span> {
+        enum Item {
+            Row(usize),
+            Span(Span),
+        }
+        let mut items: Vec<(i64, i64, Item)> = spans
+            .into_iter()
+            .map(|span| (span.start, span.last, Item::Span(span)))
+            .chain(rows.into_iter().map(|(at, row)| (at, at, Item::Row(row))))
+            .collect();
+        items.sort_by_key(|(start, ..)| *start);
+        let mut left = Vec::new();
+        let mut items = items.into_iter().peekable();
+        while let Some((start, mut last, item)) = items.next() {
+            let mut members = vec![item];
+            while let Some((_, end, item)) = items.next_if(|(start, ..)| *start <= last.saturating_add(gap)) {
+                last = last.max(end);
+                members.push(item);
+            }
+            if let [Item::Span(span)] = members[..] {
+                left.push(span);
+                continue;
+            }
+            let id = self.made.len() as i64;
+            for member in members {
+                match member {
+                    Item::Row(row) => self.of_added[row] = id,
+                    Item::Span(span) => {
+                        self.old.push(span);
+                        self.of_old.push(id);
+                    }
+                }
+            }
+            self.made.push((key.clone(), start, last));
+        }
+        left
+    }
+}
