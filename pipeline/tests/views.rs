@@ -89,7 +89,10 @@ fn live_views_are_read_at_one_epoch() {
 
     let ask = |kind: &str, query: &str| http(lab.api, "POST", "/v1/sql", kind, query);
     let (status, body) = ask("", "SELECT tenant FROM totals ORDER BY tenant");
-    assert_eq!((status, body.as_str()), (200, "{\"tenant\":\"a\"}\n{\"tenant\":\"b\"}\n{\"tenant\":\"c\"}\n"));
+    assert_eq!(
+        (status, body.as_str()),
+        (200, "{\"tenant\":\"a\"}\n{\"tenant\":\"b\"}\n{\"tenant\":\"c\"}\n")
+    );
     let (status, body) = ask("", "SELECT * FROM total");
     assert_eq!(status, 400);
     assert!(body.contains("did you mean `totals`"), "{body}");

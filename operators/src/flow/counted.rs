@@ -28,7 +28,8 @@ impl Counted {
     /// Takes in what [`Self::encode`] wrote; once for each worker's state. The end of it is where that is cut short.
     pub fn restore(&mut self, state: &mut StateReader<'_>) {
         for _ in 0..state.u64().unwrap_or(0) {
-            let (Some(source), Some(partition), Some(offset)) = (state.text(), state.u64(), state.u64()) else {
+            let (Some(source), Some(partition), Some(offset)) = (state.text(), state.u64(), state.u64())
+            else {
                 break;
             };
             let key = (source, Partition(partition));

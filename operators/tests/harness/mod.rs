@@ -12,8 +12,8 @@ use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use logdrive_operators::{
-    Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters, Lifecycle,
-    Expression, ExpressionError, Snapshots, WorkerContext,
+    Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters,
+    Expression, ExpressionError, Lifecycle, Snapshots, WorkerContext,
 };
 use logdrive_schemas::chunk::Partition;
 use logdrive_schemas::component::{Limits, Node};
@@ -223,7 +223,14 @@ impl Run {
             let (index, peers) = (worker.index(), worker.peers());
             let checkpoint: Arc<dyn Checkpoint> = Arc::<Runtime>::clone(&shared);
             let counters: Arc<dyn DetectorCounters> = Arc::<Runtime>::clone(&shared);
-            let cx = WorkerContext { index, peers, checkpoint, counters, lifecycle: Arc::new(Endless), snapshots: Arc::new(Endless) };
+            let cx = WorkerContext {
+                index,
+                peers,
+                checkpoint,
+                counters,
+                lifecycle: Arc::new(Endless),
+                snapshots: Arc::new(Endless),
+            };
             worker.dataflow::<u64, _, _>(|scope| {
                 let stream = scope.input_from(&mut input);
                 let (findings, rejects) = detector.attach(stream, &cx);

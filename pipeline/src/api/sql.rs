@@ -26,8 +26,10 @@ pub(super) async fn answer(State(view): State<View>, headers: HeaderMap, sql: St
     };
     // Those that are not read stand beside them for SHOW TABLES, and for errors that know the names.
     let others = view.views.tables().filter(|(name, _)| !read.iter().any(|read| read == name));
-    let others: Vec<_> = others.map(|(name, schema)| (name.to_owned(), Arc::clone(schema), Vec::new())).collect();
-    let memory_tables = read.into_iter().zip(rows).map(|(name, (schema, rows))| (name, schema, rows)).chain(others);
+    let others: Vec<_> =
+        others.map(|(name, schema)| (name.to_owned(), Arc::clone(schema), Vec::new())).collect();
+    let memory_tables =
+        read.into_iter().zip(rows).map(|(name, (schema, rows))| (name, schema, rows)).chain(others);
     let options = Options {
         tables: view.lakes.to_vec(),
         memory_tables: memory_tables.collect(),

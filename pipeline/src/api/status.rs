@@ -55,7 +55,9 @@ impl Status {
             let of = |family: &str| values.sum(family, kind, name);
             let (rows, bytes, waiting) = match *kind {
                 "detector" => (of("logdrive_findings_total"), 0.0, 0.0),
-                "view" => (values.sum_of("logdrive_view_rows_total", &[(kind, name), ("outcome", "in")]), 0.0, 0.0),
+                "view" => {
+                    (values.sum_of("logdrive_view_rows_total", &[(kind, name), ("outcome", "in")]), 0.0, 0.0)
+                }
                 "sink" => (
                     of("logdrive_sink_rows_total"),
                     of("logdrive_sink_bytes_total"),

@@ -49,7 +49,8 @@ fn read_one(
             "expect" => {
                 expects = value.as_map().is_none_or(|names| !names.is_empty());
                 let rows = |i| !matches!(i, Input::Source(_));
-                for (input, items) in named(value, names, "stream, detector, view or `rejects`", rows, errors) {
+                for (input, items) in named(value, names, "stream, detector, view or `rejects`", rows, errors)
+                {
                     case.expect.push((input, items.iter().map(Node::to_json).collect()));
                 }
             }

@@ -133,5 +133,10 @@ pub(super) fn plan(
     };
     let layout = Arc::clone(&read.first()?.stage.layout);
     let schema = Arc::clone(&tables.first()?.1);
-    Some(ViewPlan { name: key.name.as_str().into(), input: inputs[0], columns: Stage { schema, layout }, view })
+    Some(ViewPlan {
+        name: key.name.as_str().into(),
+        input: inputs[0],
+        columns: Stage { schema, layout },
+        view,
+    })
 }

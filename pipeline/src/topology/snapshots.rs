@@ -88,7 +88,8 @@ impl ViewReader {
         let mut read = Vec::with_capacity(waiting.len());
         for (view, schema, answer) in waiting {
             let rows = tokio::time::timeout(TIMEOUT, answer).await;
-            let rows = rows.map_err(|_| format!("the view `{view}` has not answered in time: the pipeline is behind"))?;
+            let rows = rows
+                .map_err(|_| format!("the view `{view}` has not answered in time: the pipeline is behind"))?;
             let rows = rows.map_err(|_| "the pipeline ends".to_owned())??;
             read.push((schema, rows));
         }

@@ -299,7 +299,11 @@ fn tapped<'scope>(
 }
 
 /// Counts rejects.
-fn counted<'scope>(name: &Arc<str>, rejects: BatchStream<'scope>, runtime: &Arc<Runtime>) -> BatchStream<'scope> {
+fn counted<'scope>(
+    name: &Arc<str>,
+    rejects: BatchStream<'scope>,
+    runtime: &Arc<Runtime>,
+) -> BatchStream<'scope> {
     let counter = runtime.reject_counter(name);
     map_batches(name, rejects, move |batch| {
         counter.count(&batch);

@@ -127,7 +127,10 @@ pub(super) fn attach_pass<'scope>(
                 health.count(&outcomes);
                 if !passed.is_empty() {
                     let capability = capability.retain(0);
-                    rows_out.activate().session_with_builder(&capability).give_container(&mut Batches(passed));
+                    rows_out
+                        .activate()
+                        .session_with_builder(&capability)
+                        .give_container(&mut Batches(passed));
                 }
                 if !refused.is_empty() {
                     let capability = capability.retain(1);
@@ -146,7 +149,8 @@ fn mark<'scope>(
     view: &Arc<SqlView>,
     cx: &WorkerContext,
 ) -> (BatchStream<'scope>, StreamVec<'scope, u64, Mark>) {
-    let time = view.spec.aggregation.as_ref().and_then(|a| a.windows).map(|(_, idx)| view.spec.reads[idx].clone());
+    let time =
+        view.spec.aggregation.as_ref().and_then(|a| a.windows).map(|(_, idx)| view.spec.reads[idx].clone());
     let watermark = view.watermark(cx);
     let (is_first, lifecycle) = (cx.index == 0, Arc::clone(&cx.lifecycle));
     let mut builder = OperatorBuilder::new(view.operator("mark"), input.scope());
@@ -245,7 +249,8 @@ fn gather<'scope>(
     let (parts_out, parts) = builder.new_output::<Vec<Part>>();
     let (bars_out, bars) = builder.new_output::<Vec<i64>>();
     let (rejects_out, rejects) = builder.new_output::<Batches>();
-    let (mut parts_out, mut bars_out) = (VecOutput::<Part>::from(parts_out), VecOutput::<i64>::from(bars_out));
+    let (mut parts_out, mut bars_out) =
+        (VecOutput::<Part>::from(parts_out), VecOutput::<i64>::from(bars_out));
     let mut rejects_out = BatchOutput::from(rejects_out);
     builder.build(move |capabilities| {
         drop(capabilities);
@@ -413,9 +418,12 @@ fn keep<'scope>(
                 }
                 health.cx.counters.state_rows(&health.view.name, health.cx.index, keep.n_rows());
                 health.cx.counters.view_bytes(&health.view.name, health.cx.index, keep.n_bytes());
-                let limit = usize::try_from(health.view.options.max_bytes).unwrap_or(usize::MAX) / health.cx.peers;
+                let limit =
+                    usize::try_from(health.view.options.max_bytes).unwrap_or(usize::MAX) / health.cx.peers;
                 if keep.n_bytes() > limit {
-                    health.stop(&format!("its state takes more than `max_bytes` ({limit} bytes on each worker)"));
+                    health.stop(&format!(
+                        "its state takes more than `max_bytes` ({limit} bytes on each worker)"
+                    ));
                 }
                 if health.is_stopped() {
                     keep.clear();

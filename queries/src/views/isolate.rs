@@ -17,7 +17,8 @@ pub(super) fn isolate<T>(
         match work(start, len) {
             Ok(result) => done.push((start, result)),
             Err(error) if len <= 1 => {
-                rejects.push(Reject { idx: start, reason: format!("expression_failed: {}", readable(&error)) });
+                rejects
+                    .push(Reject { idx: start, reason: format!("expression_failed: {}", readable(&error)) });
             }
             Err(_) => {
                 let half = len / 2;

@@ -7,8 +7,8 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::Int64Type;
 use datafusion::common::{Result, internal_err};
-use logdrive_operators::flow::{StateWriter, restored};
 use logdrive_operators::WorkerContext;
+use logdrive_operators::flow::{StateWriter, restored};
 use logdrive_schemas::Batch;
 
 use super::container::{Part, decode, encode};
@@ -99,12 +99,22 @@ impl Keep {
             Open::Changes(tables, layout) => {
                 for (window, parts) in by_window {
                     let table = tables.entry(window).or_default();
-                    let Some(change) = table.apply(&parts, window, layout, &mut self.grouping)? else { continue };
+                    let Some(change) = table.apply(&parts, window, layout, &mut self.grouping)? else {
+                        continue;
+                    };
                     let told = [(change.old, Told::Delete(epoch)), (Some(change.new), Told::Insert(epoch))];
                     for (rows, told) in told {
                         let Some(rows) = rows else { continue };
                         let (keys, values) = keys_and_values(&rows, layout);
-                        self.rows.of_groups(aggregation, window, (&keys, &values), None, told, epoch, &mut emitted)?;
+                        self.rows.of_groups(
+                            aggregation,
+                            window,
+                            (&keys, &values),
+                            None,
+                            told,
+                            epoch,
+                            &mut emitted,
+                        )?;
                     }
                 }
             }
@@ -116,7 +126,15 @@ impl Keep {
                         let Some(SessionRows { rows, ends }) = rows else { continue };
                         let (keys, values) = keys_and_values(&rows, layout);
                         let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
-                        self.rows.of_groups(aggregation, SESSIONS, groups, Some(&ends), told, epoch, &mut emitted)?;
+                        self.rows.of_groups(
+                            aggregation,
+                            SESSIONS,
+                            groups,
+                            Some(&ends),
+                            told,
+                            epoch,
+                            &mut emitted,
+                        )?;
                     }
                 }
             }
@@ -127,7 +145,11 @@ impl Keep {
     }
 
     /// The parts of each window that is open.
-    fn by_window(&self, aggregation: &Aggregation, parts: &[Part]) -> Result<BTreeMap<i64, Vec<RecordBatch>>> {
+    fn by_window(
+        &self,
+        aggregation: &Aggregation,
+        parts: &[Part],
+    ) -> Result<BTreeMap<i64, Vec<RecordBatch>>> {
         let mut by_window: BTreeMap<i64, Vec<RecordBatch>> = BTreeMap::new();
         let windows = match aggregation.windows {
             Some((Windowing::Session { .. }, _)) => return Ok(by_window),
@@ -140,7 +162,9 @@ impl Keep {
                     by_window.entry(ALWAYS).or_default().push(rows);
                     continue;
                 };
-                let open = windows.of_pane(pane).take_while(|start| start.saturating_add(windows.size) > self.watermark);
+                let open = windows
+                    .of_pane(pane)
+                    .take_while(|start| start.saturating_add(windows.size) > self.watermark);
                 for start in open {
                     by_window.entry(start).or_default().push(rows.clone());
                 }
@@ -157,7 +181,8 @@ impl Keep {
             _ => None,
         };
         let watermark = self.watermark;
-        let is_closed = |start: &i64| size.is_some_and(|size| is_end || start.saturating_add(size) <= watermark);
+        let is_closed =
+            |start: &i64| size.is_some_and(|size| is_end || start.saturating_add(size) <= watermark);
         match &mut self.open {
             Open::Final(logs) => {
                 while let Some(entry) = logs.first_entry().filter(|entry| is_closed(entry.key())) {
@@ -176,7 +201,15 @@ impl Keep {
                     let mut rows = Emitted::default();
                     for batch in table.batches() {
                         let (keys, values) = keys_and_values(batch, layout);
-                        self.rows.of_groups(aggregation, window, (&keys, &values), None, Told::Final, epoch, &mut rows)?;
+                        self.rows.of_groups(
+                            aggregation,
+                            window,
+                            (&keys, &values),
+                            None,
+                            Told::Final,
+                            epoch,
+                            &mut rows,
+                        )?;
                     }
                     self.closed.push(window, &rows.rows);
                 }
@@ -186,7 +219,15 @@ impl Keep {
                     let (keys, values) = keys_and_values(&rows, layout);
                     let mut rows = Emitted::default();
                     let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
-                    self.rows.of_groups(aggregation, SESSIONS, groups, Some(&ends), Told::Final, epoch, &mut rows)?;
+                    self.rows.of_groups(
+                        aggregation,
+                        SESSIONS,
+                        groups,
+                        Some(&ends),
+                        Told::Final,
+                        epoch,
+                        &mut rows,
+                    )?;
                     self.closed.push(ends.into_iter().max().unwrap_or(watermark), &rows.rows);
                     if self.view.options.emit == Emit::Final {
                         emitted.rows.append(&mut rows.rows);
@@ -216,7 +257,15 @@ impl Keep {
                         self.grouping.merge(part.columns(), None)?;
                     }
                     let (keys, values) = self.grouping.take_values()?;
-                    self.rows.of_groups(aggregation, *window, (&keys, &values), None, Told::Final, 0, &mut open)?;
+                    self.rows.of_groups(
+                        aggregation,
+                        *window,
+                        (&keys, &values),
+                        None,
+                        Told::Final,
+                        0,
+                        &mut open,
+                    )?;
                 }
             }
             Open::Changes(tables, layout) => {
@@ -224,7 +273,15 @@ impl Keep {
                     table.compact(layout)?;
                     for batch in table.batches() {
                         let (keys, values) = keys_and_values(batch, layout);
-                        self.rows.of_groups(aggregation, *window, (&keys, &values), None, Told::Final, 0, &mut open)?;
+                        self.rows.of_groups(
+                            aggregation,
+                            *window,
+                            (&keys, &values),
+                            None,
+                            Told::Final,
+                            0,
+                            &mut open,
+                        )?;
                     }
                 }
             }
@@ -232,7 +289,15 @@ impl Keep {
                 if let Some(SessionRows { rows, ends }) = sessions.rows()? {
                     let (keys, values) = keys_and_values(&rows, layout);
                     let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
-                    self.rows.of_groups(aggregation, SESSIONS, groups, Some(&ends), Told::Final, 0, &mut open)?;
+                    self.rows.of_groups(
+                        aggregation,
+                        SESSIONS,
+                        groups,
+                        Some(&ends),
+                        Told::Final,
+                        0,
+                        &mut open,
+                    )?;
                 }
             }
         }
@@ -245,7 +310,7 @@ impl Keep {
         match &self.open {
             Open::Final(logs) => logs.values().map(Log::n_rows).sum(),
             Open::Changes(tables, _) => tables.values().map(Table::n_rows).sum(),
-            Open::Sessions(sessions, _) => sessions.n_rows(),
+            Open::Sessions(sessions, _) => sessions.n_sessions(),
         }
     }
 
@@ -309,10 +374,16 @@ impl Keep {
             for _ in 0..n_windows {
                 let (Some(window), Some(bytes)) = (state.i64(), state.bytes()) else { break };
                 for rows in decode(bytes)? {
-                    for part in split(rows, aggregation, peers)?.into_iter().filter(|part| part.worker == index) {
+                    for part in
+                        split(rows, aggregation, peers)?.into_iter().filter(|part| part.worker == index)
+                    {
                         match &mut self.open {
                             Open::Final(logs) => {
-                                logs.entry(window).or_default().push(part.rows, window, &mut self.grouping)?;
+                                logs.entry(window).or_default().push(
+                                    part.rows,
+                                    window,
+                                    &mut self.grouping,
+                                )?;
                             }
                             Open::Changes(tables, layout) => {
                                 tables.entry(window).or_default().restore(part.rows, layout)?;
@@ -344,7 +415,9 @@ impl Closed {
 
     /// Lets go of windows that started before `oldest`, and of more if they take more than `max_bytes`.
     fn trim(&mut self, oldest: i64, max_bytes: usize) {
-        while let Some((_, rows)) = self.windows.pop_front_if(|(start, _)| *start < oldest || self.n_bytes > max_bytes) {
+        while let Some((_, rows)) =
+            self.windows.pop_front_if(|(start, _)| *start < oldest || self.n_bytes > max_bytes)
+        {
             self.n_bytes -= bytes_of(&rows);
         }
     }

@@ -73,7 +73,8 @@ fn peel<'p>(
                 &filter.input
             }
             LogicalPlan::Projection(projection) => {
-                let expressions = projection.expr.iter().map(|e| physical(e, projection.input.schema(), state));
+                let expressions =
+                    projection.expr.iter().map(|e| physical(e, projection.input.schema(), state));
                 let schema = Arc::new(projection.schema.as_arrow().clone());
                 stages.push(Stage::Project(expressions.collect::<Result<_, _>>()?, nullable(&schema)));
                 &projection.input
@@ -89,7 +90,11 @@ fn nullable(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn physical(expr: &Expr, schema: &DFSchema, state: &SessionState) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
+fn physical(
+    expr: &Expr,
+    schema: &DFSchema,
+    state: &SessionState,
+) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
     refuse_windows(expr)?;
     state.create_physical_expr(expr.clone(), schema).map_err(|error| failed(&error))
 }
@@ -124,15 +129,17 @@ fn unsupported(plan: &LogicalPlan) -> CompileError {
             "an endless stream has no order, and no first rows",
             "leave ORDER BY and LIMIT out; order the rows when you read the view",
         ),
-        LogicalPlan::Union(_) => {
-            refuse("a view cannot use UNION yet", "name several inputs in the `from` of a stream, and read that")
-        }
+        LogicalPlan::Union(_) => refuse(
+            "a view cannot use UNION yet",
+            "name several inputs in the `from` of a stream, and read that",
+        ),
         LogicalPlan::Aggregate(_) => {
             refuse("a view cannot aggregate twice yet", "aggregate once, and the rest when you read the view")
         }
-        LogicalPlan::Window(_) => {
-            refuse("a view cannot use OVER yet", "group by a window, as in GROUP BY tumble(\"@timestamp\", INTERVAL '1 minute')")
-        }
+        LogicalPlan::Window(_) => refuse(
+            "a view cannot use OVER yet",
+            "group by a window, as in GROUP BY tumble(\"@timestamp\", INTERVAL '1 minute')",
+        ),
         LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
             refuse("the query reads no stream", "add FROM and the name of a source or stream")
         }
@@ -154,7 +161,10 @@ fn lower_aggregate(
     let (mut keys, mut key_fields, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
     for (idx, expr) in aggregate.group_expr.iter().enumerate() {
         if let Expr::GroupingSet(_) = expr {
-            return Err(refuse("a view cannot use GROUPING SETS, CUBE or ROLLUP yet", "write a view for each set"));
+            return Err(refuse(
+                "a view cannot use GROUPING SETS, CUBE or ROLLUP yet",
+                "write a view for each set",
+            ));
         }
         match window_of(expr)? {
             Some((found, time, output)) => {
@@ -176,7 +186,8 @@ fn lower_aggregate(
         return Err(refuse("rows cannot be grouped by a map", "group by one of its values"));
     }
     let mut part_fields = vec![Field::new("pane", DataType::Int64, false)];
-    part_fields.extend(key_fields.iter().enumerate().map(|(n, t)| Field::new(format!("key{n}"), t.clone(), true)));
+    part_fields
+        .extend(key_fields.iter().enumerate().map(|(n, t)| Field::new(format!("key{n}"), t.clone(), true)));
     let mut aggregates = Vec::with_capacity(aggregate.aggr_expr.len());
     for (n, expr) in aggregate.aggr_expr.iter().enumerate() {
         outputs.push(Output::Aggregate(n));
@@ -193,7 +204,8 @@ fn lower_aggregate(
         let states = function.state_fields().map_err(|error| failed(&error))?;
         let state_fields = states.iter().enumerate();
         part_fields.extend(
-            state_fields.map(|(m, field)| Field::new(format!("state{n}.{m}"), field.data_type().clone(), true)),
+            state_fields
+                .map(|(m, field)| Field::new(format!("state{n}.{m}"), field.data_type().clone(), true)),
         );
         let ordering = function.order_bys().iter().map(|order| Arc::clone(&order.expr));
         let arguments = function.expressions().into_iter().chain(ordering).collect();
@@ -208,7 +220,9 @@ fn lower_aggregate(
         part_schema: Arc::new(Schema::new(part_fields)),
     };
     // An aggregate that cannot be computed over such columns says so only when it is built.
-    Grouping::new(&aggregation).and_then(|_| TableLayout::new(&aggregation)).map_err(|error| failed(&error))?;
+    Grouping::new(&aggregation)
+        .and_then(|_| TableLayout::new(&aggregation))
+        .map_err(|error| failed(&error))?;
     Ok(aggregation)
 }
 
@@ -330,7 +344,9 @@ fn normal_type(found: &DataType) -> DataType {
         DataType::Float16 | DataType::Float32 => DataType::Float64,
         DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => time_type(),
-        DataType::List(item) => DataType::List(Arc::new(item.as_ref().clone().with_data_type(normal_type(item.data_type())))),
+        DataType::List(item) => {
+            DataType::List(Arc::new(item.as_ref().clone().with_data_type(normal_type(item.data_type()))))
+        }
         other => other.clone(),
     }
 }

@@ -81,7 +81,8 @@ pub fn plan(
         let spec = lower::lower(&plan, &state)?;
         check_bound(&spec, &options)?;
         let fingerprint = fingerprint(&spec, &options);
-        Ok(Arc::new(SqlView { name: Arc::clone(&options.name), spec: Arc::new(spec), options, fingerprint }) as _)
+        Ok(Arc::new(SqlView { name: Arc::clone(&options.name), spec: Arc::new(spec), options, fingerprint })
+            as _)
     })
 }
 
@@ -211,23 +212,29 @@ impl View for SqlView {
                     line("state", "one row per open session");
                 }
                 Some((Windowing::Fixed(windows), time)) => {
-                    line("windows", &format!(
-                        "{} s every {} s of `{}`, in panes of {} s",
-                        windows.size as f64 / 1e6,
-                        windows.slide as f64 / 1e6,
-                        self.spec.reads[time],
-                        windows.pane() as f64 / 1e6,
-                    ));
+                    line(
+                        "windows",
+                        &format!(
+                            "{} s every {} s of `{}`, in panes of {} s",
+                            windows.size as f64 / 1e6,
+                            windows.slide as f64 / 1e6,
+                            self.spec.reads[time],
+                            windows.pane() as f64 / 1e6,
+                        ),
+                    );
                     line("state", "one row per open window and key");
                 }
                 None => line("state", "one row per key, for ever"),
             }
         }
         line("stages behind", &stages(&self.spec.after));
-        line("emits", match self.options.emit {
-            Emit::Changes => "every change (`_change`, `_epoch`)",
-            Emit::Final => "each row once, when its window closes",
-        });
+        line(
+            "emits",
+            match self.options.emit {
+                Emit::Changes => "every change (`_change`, `_epoch`)",
+                Emit::Final => "each row once, when its window closes",
+            },
+        );
         text
     }
 

@@ -87,7 +87,8 @@ impl Rows {
         let told_apart = if ends.is_some() { keys } else { &keys[1..] };
         let ids = hashes(told_apart, n_groups)?;
         let ids: Vec<u64> = ids.into_iter().map(|id| identity(id, told)).collect();
-        let (parts, refused) = isolate(n_groups, |start, len| run(&self.spec.after, &groups.slice(start, len)));
+        let (parts, refused) =
+            isolate(n_groups, |start, len| run(&self.spec.after, &groups.slice(start, len)));
         for (start, staged) in parts {
             let ids = staged.indices.values().iter().map(|idx| ids[start + *idx as usize]).collect();
             let rows = self.complete(&staged.rows, told)?;

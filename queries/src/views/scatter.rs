@@ -27,7 +27,10 @@ impl Outcomes {
     }
 
     pub(super) fn each(&self) -> impl Iterator<Item = (ViewOutcome, usize)> {
-        ViewOutcome::ALL.into_iter().map(|outcome| (outcome, self.0[outcome as usize])).filter(|(_, n)| *n > 0)
+        ViewOutcome::ALL
+            .into_iter()
+            .map(|outcome| (outcome, self.0[outcome as usize]))
+            .filter(|(_, n)| *n > 0)
     }
 }
 
@@ -86,7 +89,8 @@ impl Scatter {
                 continue;
             };
             let times = times(read.column(time), start, &indices)?;
-            let (keep, n_refused) = judge(&self.view, &times, windowing, bounds, start, &indices, &mut refused, outcomes);
+            let (keep, n_refused) =
+                judge(&self.view, &times, windowing, bounds, start, &indices, &mut refused, outcomes);
             if n_refused == indices.len() {
                 continue;
             }
@@ -179,16 +183,24 @@ fn judge(
     };
     let keep = (0..times.len()).map(|row| {
         if times.is_null(row) {
-            return refuse(row, ViewOutcome::Failed, format!("no_event_time: the view `{view}` needs to know when the row happened"));
+            return refuse(
+                row,
+                ViewOutcome::Failed,
+                format!("no_event_time: the view `{view}` needs to know when the row happened"),
+            );
         }
         let at = times.value(row);
         if at > bounds.latest {
-            let reason = format!("ahead_of_clock: more than an hour from now, which the view `{view}` does not believe");
+            let reason = format!(
+                "ahead_of_clock: more than an hour from now, which the view `{view}` does not believe"
+            );
             return refuse(row, ViewOutcome::Late, reason);
         }
         if let Some(end) = windowing.closed_before(at, bounds.watermark) {
             let late = bounds.watermark.saturating_sub(end) as f64 / 1e6;
-            let reason = format!("late: the last window of the view `{view}` for it closed {late} s of event time before");
+            let reason = format!(
+                "late: the last window of the view `{view}` for it closed {late} s of event time before"
+            );
             return refuse(row, ViewOutcome::Late, reason);
         }
         true

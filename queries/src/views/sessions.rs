@@ -54,8 +54,9 @@ pub(super) struct Sessions {
     /// Keys that had a session whose last row was in a slice of time; they may have later ones by now.
     slices: BTreeMap<i64, Vec<Key>>,
     batches: Vec<RecordBatch>,
-    n_rows: usize,
-    n_live: usize,
+    /// How many rows the batches have, with those that are outdated.
+    n_stored: usize,
+    n_sessions: usize,
     n_bytes: usize,
 }
 
@@ -68,8 +69,8 @@ impl Sessions {
             keys: HashMap::new(),
             slices: BTreeMap::new(),
             batches: Vec::new(),
-            n_rows: 0,
-            n_live: 0,
+            n_stored: 0,
+            n_sessions: 0,
             n_bytes: 0,
         })
     }
@@ -117,9 +118,9 @@ impl Sessions {
             rows,
             ends: merge.old.iter().map(|span| span.last.saturating_add(self.gap)).collect(),
         });
-        self.n_live -= merge.old.len();
+        self.n_sessions -= merge.old.len();
         self.insert(new.clone(), made.into_iter().cloned().collect());
-        if self.n_rows > 2 * self.n_live + SLACK {
+        if self.n_stored > 2 * self.n_sessions + SLACK {
             self.compact()?;
         }
         Ok(Some(SessionChange { old, new: SessionRows { rows: new, ends } }))
@@ -128,8 +129,8 @@ impl Sessions {
     /// Adds a batch of rows, each with its key, its start and the time of its last row.
     fn insert(&mut self, rows: RecordBatch, spans: Vec<(Key, i64, i64)>) {
         let at = self.batches.len();
-        self.n_rows += rows.num_rows();
-        self.n_live += rows.num_rows();
+        self.n_stored += rows.num_rows();
+        self.n_sessions += rows.num_rows();
         self.n_bytes += rows.get_array_memory_size();
         self.batches.push(rows);
         for (row, (key, start, last)) in spans.into_iter().enumerate() {
@@ -159,7 +160,7 @@ impl Sessions {
             }
         }
         let rows = self.session_rows(&closed)?;
-        self.n_live -= closed.len();
+        self.n_sessions -= closed.len();
         Ok(rows)
     }
 
@@ -190,7 +191,7 @@ impl Sessions {
             span.place = (0, row);
         }
         self.batches = live.into_iter().collect();
-        (self.n_rows, self.n_live) = (spans.len(), spans.len());
+        (self.n_stored, self.n_sessions) = (spans.len(), spans.len());
         self.n_bytes = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
         Ok(())
     }
@@ -225,16 +226,16 @@ impl Sessions {
         self.keys.clear();
         self.slices.clear();
         self.batches.clear();
-        (self.n_rows, self.n_live, self.n_bytes) = (0, 0, 0);
+        (self.n_stored, self.n_sessions, self.n_bytes) = (0, 0, 0);
     }
 
-    pub(super) fn n_rows(&self) -> usize {
-        self.n_live
+    pub(super) fn n_sessions(&self) -> usize {
+        self.n_sessions
     }
 
     /// About how many bytes they take; the spans count by their number.
     pub(super) fn n_bytes(&self) -> usize {
-        self.n_bytes + self.n_live * 128
+        self.n_bytes + self.n_sessions * 128
     }
 
     fn key_rows(&self, columns: &[ArrayRef]) -> Result<Option<Rows>> {

@@ -63,7 +63,8 @@ pub(super) fn tables(sql: &str) -> Vec<String> {
     let Ok(query) = parse(sql, &[], &Positions::new(sql)) else { return Vec::new() };
     let mut tables = Vec::new();
     let walk: ControlFlow<()> = ast::visit_relations(&query, |name| {
-        let parts: Vec<&str> = name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
+        let parts: Vec<&str> =
+            name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
         let name = parts.join(".");
         if !tables.contains(&name) {
             tables.push(name);
@@ -114,9 +115,7 @@ pub(super) fn parse(
     let next = parser.peek_token();
     match &next.token {
         Token::EOF => Ok(*query),
-        token => {
-            Err(syntax(format!("the query ends before `{token}`"), None, positions.range(next.span)))
-        }
+        token => Err(syntax(format!("the query ends before `{token}`"), None, positions.range(next.span))),
     }
 }
 
@@ -154,7 +153,8 @@ pub(super) fn name_windows(query: &mut ast::Query) {
 /// Writes `events.errors`, the route of a stream, as one name.
 fn bare_names(query: &mut ast::Query, inputs: &[(String, SchemaRef)]) {
     let walk: ControlFlow<()> = ast::visit_relations_mut(query, |name| {
-        let parts: Vec<&str> = name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
+        let parts: Vec<&str> =
+            name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
         let joined = parts.join(".");
         if parts.len() > 1 && inputs.iter().any(|(input, _)| *input == joined) {
             *name = ast::ObjectName::from(vec![ast::Ident::with_quote('"', joined)]);

@@ -209,9 +209,8 @@ fn changed(
     if new_rows.is_empty() {
         return Ok(None);
     }
-    let old = (!old_rows.is_empty())
-        .then(|| take_record_batch(&old, &UInt32Array::from(old_rows)))
-        .transpose()?;
+    let old =
+        (!old_rows.is_empty()).then(|| take_record_batch(&old, &UInt32Array::from(old_rows))).transpose()?;
     Ok(Some(Change { old, new: take_record_batch(&new, &UInt32Array::from(new_rows))? }))
 }
 

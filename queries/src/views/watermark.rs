@@ -84,10 +84,14 @@ impl Watermark {
         let reached = match active.map(|seen| seen.newest).min() {
             Some(newest) => Some(newest),
             // All are idle: event time goes on with the clock, from the newest row.
-            None => self.partitions.values().map(|seen| {
-                let idle_for = clock(epoch).saturating_sub(clock(seen.epoch.saturating_add(self.idle)));
-                seen.newest.saturating_add(idle_for)
-            }).max(),
+            None => self
+                .partitions
+                .values()
+                .map(|seen| {
+                    let idle_for = clock(epoch).saturating_sub(clock(seen.epoch.saturating_add(self.idle)));
+                    seen.newest.saturating_add(idle_for)
+                })
+                .max(),
         };
         if let Some(reached) = reached {
             self.at = self.at.max(reached.saturating_sub(self.lateness));

@@ -163,7 +163,11 @@ const MAX_PANES: i64 = 10_000;
 
 fn microseconds(interval: Option<&ScalarValue>) -> Result<i64, String> {
     match interval {
-        Some(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano { months: 0, days, nanoseconds }))) => {
+        Some(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano {
+            months: 0,
+            days,
+            nanoseconds,
+        }))) => {
             if nanoseconds % 1_000 != 0 {
                 return Err("windows are measured in whole microseconds".into());
             }

@@ -36,9 +36,10 @@ pub(super) struct Outcome {
 impl Outcome {
     /// The newest cut before `epoch` that every instance handed in.
     pub(super) fn cut_before(&self, epoch: u64, n_parts: usize) -> Option<u64> {
-        let whole = self.states.iter().filter(|(cut, states)| {
-            **cut < epoch && states.values().map(Vec::len).sum::<usize>() == n_parts
-        });
+        let whole = self
+            .states
+            .iter()
+            .filter(|(cut, states)| **cut < epoch && states.values().map(Vec::len).sum::<usize>() == n_parts);
         whole.map(|(cut, _)| *cut).max()
     }
 }
@@ -115,7 +116,12 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) fn go(self, epochs: &Epochs) -> Outcome {
         let restored = self.restored.map(|(outcome, cut)| outcome.states[&cut].clone()).unwrap_or_default();
-        let shared = Arc::new(Shared { restored, crashes: self.crashes, read_at: self.read_at, outcome: Mutex::default() });
+        let shared = Arc::new(Shared {
+            restored,
+            crashes: self.crashes,
+            read_at: self.read_at,
+            outcome: Mutex::default(),
+        });
         let (runtime, epochs, view) = (Arc::clone(&shared), epochs.clone(), Arc::clone(self.view));
         let guards = timely::execute(timely::Config::process(self.workers), move |worker| {
             let mut input = InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder();

@@ -1,17 +1,19 @@
 //! Every view equals DataFusion's batch answer over the same rows, however they come.
 
 mod harness;
+mod reference;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{
-    ArrayRef, BinaryViewArray, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
-    UInt64Array,
+    ArrayRef, BinaryViewArray, Float64Array, Int64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::Result;
 use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 use logdrive_operators::{CompileError, View};
@@ -88,7 +90,8 @@ fn batch(partition: u64, first: u64, rows: &[Row]) -> Batch {
 
 /// The rows of each partition, in the order of its log. Within the lateness, so none is late.
 fn arb_partitions() -> impl Strategy<Value = Vec<Vec<Row>>> {
-    let tenant = prop_oneof![Just(None), Just(Some("a")), Just(Some("b")), Just(Some("a longer tenant's name"))];
+    let tenant =
+        prop_oneof![Just(None), Just(Some("a")), Just(Some("b")), Just(Some("a longer tenant's name"))];
     let row = (0..LATENESS, 0..8 * SECOND, tenant, prop::option::of(-3..6i64), prop::option::of(-40..40i32));
     let partition = prop::collection::vec(row, 0..60).prop_map(|rows| {
         let mut at = START as i64 * 1_000;
@@ -137,10 +140,7 @@ fn formatted(rows: &RecordBatch) -> Vec<String> {
         .iter()
         .map(|column| match column.data_type() {
             // Sums in another order differ in the last digits.
-            DataType::Float64 => {
-                let column = arrow::compute::cast(column, &DataType::Float32).unwrap();
-                column.clone()
-            }
+            DataType::Float64 => arrow::compute::cast(column, &DataType::Float32).unwrap(),
             _ => Arc::clone(column),
         })
         .collect();
@@ -152,6 +152,10 @@ fn formatted(rows: &RecordBatch) -> Vec<String> {
 
 /// The answer of DataFusion over all rows at once. A row of hopping windows comes once for each of them, as `hop`.
 fn batch_answer(sql: &str, rows: &[Row], hop: Option<(i64, i64)>) -> Vec<String> {
+    try_batch_answer(sql, rows, hop).unwrap()
+}
+
+fn try_batch_answer(sql: &str, rows: &[Row], hop: Option<(i64, i64)>) -> Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let context = SessionContext::new_with_state(session::builder().build());
     windows::udfs().for_each(|udf| context.register_udf(udf));
@@ -180,10 +184,10 @@ fn batch_answer(sql: &str, rows: &[Row], hop: Option<(i64, i64)>) -> Vec<String>
     let mut query = sql::parse(sql, &[("events".into(), schema())], &Positions::new(sql)).unwrap();
     sql::name_windows(&mut query);
     let query = query.to_string();
-    let answer = runtime.block_on(async { context.sql(&query).await.unwrap().collect().await.unwrap() });
+    let answer = runtime.block_on(async { context.sql(&query).await?.collect().await })?;
     let mut rows: Vec<String> = answer.iter().flat_map(formatted).collect();
     rows.sort_unstable();
-    rows
+    Ok(rows)
 }
 
 /// What is left when all changes are applied; a change that takes back what was not told panics.
@@ -225,25 +229,35 @@ const fn case(view: &'static str) -> Case {
 }
 
 const CASES: &[Case] = &[
-    case("SELECT tenant, tumble_start(\"@timestamp\", INTERVAL '10 seconds') AS s, count(*) AS n, sum(n) AS total, \
+    case(
+        "SELECT tenant, tumble_start(\"@timestamp\", INTERVAL '10 seconds') AS s, count(*) AS n, sum(n) AS total, \
           avg(amount) AS mean, min(n) AS least, max(amount) AS most FROM events \
-          GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '10 seconds')"),
-    case("SELECT tumble_end(\"@timestamp\", INTERVAL '1 minute') AS e, count(DISTINCT tenant) AS tenants, \
+          GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '10 seconds')",
+    ),
+    case(
+        "SELECT tumble_end(\"@timestamp\", INTERVAL '1 minute') AS e, count(DISTINCT tenant) AS tenants, \
           stddev(amount) AS deviation, count(*) FILTER (WHERE n > 1) AS large FROM events WHERE n IS NOT NULL \
-          GROUP BY tumble(\"@timestamp\", INTERVAL '1 minute')"),
-    case("SELECT tenant, n, count(*) AS c, approx_distinct(tenant) AS about, \
+          GROUP BY tumble(\"@timestamp\", INTERVAL '1 minute')",
+    ),
+    case(
+        "SELECT tenant, n, count(*) AS c, approx_distinct(tenant) AS about, \
           array_agg(DISTINCT amount ORDER BY amount) AS amounts FROM events \
-          GROUP BY n, tenant, tumble(\"@timestamp\", INTERVAL '30 seconds', INTERVAL '7 seconds') HAVING count(*) > 1"),
-    case("SELECT upper(tenant) AS who, tumble(\"@timestamp\", INTERVAL '20 seconds')['start'] AS s, \
+          GROUP BY n, tenant, tumble(\"@timestamp\", INTERVAL '30 seconds', INTERVAL '7 seconds') HAVING count(*) > 1",
+    ),
+    case(
+        "SELECT upper(tenant) AS who, tumble(\"@timestamp\", INTERVAL '20 seconds')['start'] AS s, \
           first_value(n ORDER BY \"@timestamp\", n, amount) AS first, last_value(n ORDER BY \"@timestamp\", n, amount) AS last, \
           sum(CASE WHEN n > 0 THEN amount ELSE 0 END) AS positive, median(n) AS middle FROM \
           (SELECT *, n + 1 AS more FROM events WHERE tenant <> 'b') WHERE more > -5 \
-          GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '20 seconds')"),
+          GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '20 seconds')",
+    ),
     Case {
         view: "SELECT tenant, hop_start(\"@timestamp\", INTERVAL '10 seconds', INTERVAL '25 seconds') AS s, \
                count(*) AS c, max(n) AS most, bool_or(n > 2) AS any FROM events \
                GROUP BY tenant, hop(\"@timestamp\", INTERVAL '10 seconds', INTERVAL '25 seconds')",
-        batch: Some("SELECT tenant, hop AS s, count(*) AS c, max(n) AS most, bool_or(n > 2) AS any FROM events GROUP BY tenant, hop"),
+        batch: Some(
+            "SELECT tenant, hop AS s, count(*) AS c, max(n) AS most, bool_or(n > 2) AS any FROM events GROUP BY tenant, hop",
+        ),
         hop: Some((10 * SECOND, 25 * SECOND)),
     },
     Case {
@@ -319,13 +333,17 @@ fn with_crash(
                 let offsets = batch.offsets().values().iter().map(|offset| offset + skipped);
                 let offsets = UInt64Array::from_iter_values(offsets);
                 let (rows, original) = (batch.rows().clone(), batch.original().clone());
-                Batch::new(rows, original, offsets, Arc::clone(batch.origin()), Arc::clone(batch.layout())).unwrap()
+                Batch::new(rows, original, offsets, Arc::clone(batch.origin()), Arc::clone(batch.layout()))
+                    .unwrap()
             });
             (epoch - START + cut, moved.collect())
         })
         .collect();
-    let second = Run { view, workers: workers.1, crashes: false, restored: Some((&first, cut)), read_at: None }.go(&shifted);
-    let mut rows: Vec<(u64, RecordBatch)> = first.rows.into_iter().filter(|(epoch, _)| *epoch < cut).collect();
+    let second =
+        Run { view, workers: workers.1, crashes: false, restored: Some((&first, cut)), read_at: None }
+            .go(&shifted);
+    let mut rows: Vec<(u64, RecordBatch)> =
+        first.rows.into_iter().filter(|(epoch, _)| *epoch < cut).collect();
     rows.extend(second.rows);
     Outcome { rows, stopped: first.stopped.or(second.stopped), ..Outcome::default() }
 }
@@ -466,34 +484,33 @@ fn a_view_that_outgrows_its_limit_stops() {
     assert!(outcome.stopped.unwrap().contains("max_bytes"));
 }
 
-#[test]
-fn what_a_view_cannot_do_is_said_with_a_way_out() {
-    let error = |sql: &str, emit| {
-        let options = ViewOptions { unbounded: false, ..options(emit) };
-        let error = plan(sql, &[("events".into(), schema())], options).unwrap_err();
-        format!("{}: {} ({})", error.code, error.message, error.help.unwrap_or_default())
-    };
-    let changes = |sql: &str| error(sql, Emit::Changes);
-    let found = [
-        changes("SELECT tenant, count(*) FROM events GROUP BY tenant"),
-        error("SELECT tenant, count(*) FROM events GROUP BY tenant", Emit::Final),
-        changes("SELECT * FROM events a JOIN events b ON a.n = b.n"),
-        changes("SELECT n FROM events ORDER BY n LIMIT 3"),
-        changes("SELECT count(*) FROM events GROUP BY tumble(now(), INTERVAL '1 minute')"),
-        changes("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", INTERVAL '1 month')"),
-        changes("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", 5)"),
-        changes("SELECT count(*) FROM events GROUP BY hop(\"@timestamp\", INTERVAL '1 hour', INTERVAL '1 minute')"),
-        changes("SELECT hop(\"@timestamp\", INTERVAL '1 minute', INTERVAL '1 hour') AS w FROM events"),
-        changes("SELECT count(*) FROM events GROUP BY session(\"@timestamp\", INTERVAL '0 seconds')"),
-        changes("SELECT tennant FROM events"),
-        changes("SELECT tenant FROM event"),
-        changes("SELECT tenant FRM events"),
-        changes("SELECT tenant, row_number() OVER (PARTITION BY tenant ORDER BY n) AS r FROM events"),
-        changes("SELECT n, n FROM events"),
-        changes("SELECT 1 AS one"),
-        changes("DELETE FROM events"),
-    ];
-    insta::assert_snapshot!(found.join("\n"));
+/// Queries that views refuse.
+const REFUSED: &[(&str, Emit)] = &[
+    ("SELECT tenant, count(*) FROM events GROUP BY tenant", Emit::Changes),
+    ("SELECT tenant, count(*) FROM events GROUP BY tenant", Emit::Final),
+    ("SELECT * FROM events a JOIN events b ON a.n = b.n", Emit::Changes),
+    ("SELECT n FROM events ORDER BY n LIMIT 3", Emit::Changes),
+    ("SELECT count(*) FROM events GROUP BY tumble(now(), INTERVAL '1 minute')", Emit::Changes),
+    ("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", INTERVAL '1 month')", Emit::Changes),
+    ("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", 5)", Emit::Changes),
+    (
+        "SELECT count(*) FROM events GROUP BY hop(\"@timestamp\", INTERVAL '1 hour', INTERVAL '1 minute')",
+        Emit::Changes,
+    ),
+    ("SELECT hop(\"@timestamp\", INTERVAL '1 minute', INTERVAL '1 hour') AS w FROM events", Emit::Changes),
+    ("SELECT count(*) FROM events GROUP BY session(\"@timestamp\", INTERVAL '0 seconds')", Emit::Changes),
+    ("SELECT tennant FROM events", Emit::Changes),
+    ("SELECT tenant FROM event", Emit::Changes),
+    ("SELECT tenant FRM events", Emit::Changes),
+    ("SELECT tenant, row_number() OVER (PARTITION BY tenant ORDER BY n) AS r FROM events", Emit::Changes),
+    ("SELECT n, n FROM events", Emit::Changes),
+    ("SELECT 1 AS one", Emit::Changes),
+    ("DELETE FROM events", Emit::Changes),
+];
+
+fn refusal(sql: &str, emit: Emit) -> CompileError {
+    let options = ViewOptions { unbounded: false, ..options(emit) };
+    plan(sql, &[("events".into(), schema())], options).unwrap_err()
 }
 
 #[test]
