@@ -48,6 +48,10 @@ pub trait Snapshots: Debug + Send + Sync {
 
     /// Answers them: the rows of the view that `worker` keeps, or why there are none.
     fn answer(&self, view: &str, worker: usize, epoch: u64, rows: Result<Vec<RecordBatch>, String>);
+
+    /// How far event time has come in `view`, in microseconds since the Unix epoch, and which partition of which source
+    /// holds it back: the one with the oldest newest row of those that are not idle.
+    fn reached(&self, view: &str, watermark: i64, held_back_by: Option<(&str, u64)>);
 }
 
 /// A compiled query over streams.

@@ -99,6 +99,12 @@ fn live_views_are_read_at_one_epoch() {
     let (status, body) = ask("", "SELECT * FROM '/etc/passwd'");
     assert_eq!(status, 400, "{body}");
     assert!(body.contains("sql::unknown_table"), "{body}");
+    let api = format!("http://127.0.0.1:{}", lab.api);
+    let watermarks = lab.succeed(&["explain", "--watermarks", "--api", &api]);
+    assert!(watermarks.contains("per_window: 2023-11-14T22:2"), "{watermarks}");
+    assert!(watermarks.contains("of `in`"), "{watermarks}");
+    let explained = lab.succeed(&["explain", "pipeline.yaml", "--view", "per_window"]);
+    assert!(explained.contains("windows: 10 s every 10 s of `@timestamp`"), "{explained}");
     // The lake that the pipeline writes goes by the name of its sink.
     until("windows are in the lake", || ask("", "SELECT * FROM lake").0 == 200);
     pipeline.stop();

@@ -298,6 +298,8 @@ impl Snapshots for Endless {
     }
 
     fn answer(&self, _: &str, _: usize, _: u64, _: Result<Vec<RecordBatch>, String>) {}
+
+    fn reached(&self, _: &str, _: i64, _: Option<(&str, u64)>) {}
 }
 
 impl Lifecycle for Endless {

@@ -42,6 +42,7 @@ pub async fn serve(listen: SocketAddr, view: View) -> std::io::Result<SocketAddr
         .route("/v1/status", get(status))
         .route("/v1/tap/{name}", get(tap))
         .route("/v1/sql", post(sql::answer))
+        .route("/v1/views", get(views))
         .with_state(view);
     tokio::spawn(accept(listener, app));
     Ok(bound)
@@ -87,6 +88,14 @@ async fn metrics(State(view): State<View>) -> Response {
 async fn status(State(view): State<View>) -> Response {
     let status = Status::read(&view.metrics, &view.names);
     match serde_json::to_vec(&status) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
+    }
+}
+
+/// How far event time has come in each view, and what holds it back.
+async fn views(State(view): State<View>) -> Response {
+    match serde_json::to_vec(&view.views.progress()) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")).into_response(),
     }

@@ -3,6 +3,7 @@
 mod audit;
 mod buffer;
 mod check;
+mod explain;
 mod generate;
 mod infer;
 mod rejects;
@@ -40,6 +41,8 @@ enum Command {
     Buffer(buffer::Command),
     /// Check configuration files: every error, with its place.
     Check(PipelineFiles),
+    /// Show how the views of a pipeline are computed; with `--watermarks`, how far event time has come in a running one.
+    Explain(explain::Explain),
     /// Write simulated e-commerce events to standard output.
     Generate(generate::Generate),
     /// Draw a pipeline as Mermaid or Graphviz.
@@ -59,7 +62,7 @@ enum Command {
     Run(run::Run),
     /// Print the JSON Schema of pipeline files, for editors.
     Schema,
-    /// Query Parquet by path: `SELECT … FROM 'data/lake'`.
+    /// Query Parquet by path, `SELECT … FROM 'data/lake'`, and the live views of a running pipeline.
     Sql(sql::Sql),
     /// Show live samples of a stream of a running pipeline.
     Tap(remote::Tap),
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Audit(command) => audit::run(command),
         Command::Buffer(command) => buffer::run(command),
         Command::Check(files) => check::run(&files),
+        Command::Explain(command) => explain::run(&command),
         Command::Generate(command) => generate::run(&command),
         Command::Graph { files, format } => check::graph(&files, format),
         Command::Infer(command) => infer::run(&command),

@@ -44,7 +44,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::{Input, Plan};
 
 pub use epochs::now_micros;
-pub use snapshots::ViewReader;
+pub use snapshots::{Progress, ViewReader};
 pub use taps::{Tap, TapReader};
 
 /// Why a pipeline does not start, or ended.

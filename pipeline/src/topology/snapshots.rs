@@ -1,7 +1,7 @@
 //! Reading views while they run: a reader names an epoch that is not complete yet, and every worker answers when it has
 //! seen exactly the epochs before it. So all views that one query reads are of one epoch, and the stream never waits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use logdrive_operators::Snapshots;
+use logdrive_schemas::Partition;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::epochs::Epochs;
@@ -38,6 +40,18 @@ struct Table {
     schema: Option<SchemaRef>,
     n_waiting: AtomicUsize,
     requests: Mutex<Vec<Request>>,
+    progress: Mutex<Progress>,
+}
+
+/// How far event time has come in a view.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Rows before this are late, in milliseconds since the Unix epoch; nothing before the first row.
+    pub watermark_ms: Option<i64>,
+    /// The source whose partition holds it back.
+    pub source: Option<String>,
+    /// That partition.
+    pub partition: Option<String>,
 }
 
 #[derive(Debug)]
@@ -50,7 +64,12 @@ struct Request {
 
 impl ViewReader {
     pub(super) fn new(plan: &Plan, epochs: &Arc<Epochs>) -> Arc<Self> {
-        let table = |schema| Table { schema, n_waiting: AtomicUsize::new(0), requests: Mutex::default() };
+        let table = |schema| Table {
+            schema,
+            n_waiting: AtomicUsize::new(0),
+            requests: Mutex::default(),
+            progress: Mutex::default(),
+        };
         let views = plan.views.iter().map(|view| (view.name.to_string(), table(view.view.table())));
         Arc::new(Self { views: views.collect(), n_workers: plan.workers, epochs: Arc::clone(epochs) })
     }
@@ -58,6 +77,13 @@ impl ViewReader {
     /// The views that can be read, with their columns.
     pub fn tables(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
         self.views.iter().filter_map(|(name, table)| Some((name.as_str(), table.schema.as_ref()?)))
+    }
+
+    /// How far event time has come in each view with windows, by name.
+    #[must_use]
+    pub fn progress(&self) -> BTreeMap<String, Progress> {
+        let of = |table: &Table| table.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.views.iter().map(|(name, table)| (name.clone(), of(table))).collect()
     }
 
     /// Whether there is such a view.
@@ -104,6 +130,15 @@ impl Table {
 }
 
 impl Snapshots for ViewReader {
+    fn reached(&self, view: &str, watermark: i64, held_back_by: Option<(&str, u64)>) {
+        let Some(table) = self.views.get(view) else { return };
+        let mut progress = table.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = watermark != i64::MIN && watermark != i64::MAX;
+        progress.watermark_ms = is_known.then_some(watermark.div_euclid(1_000));
+        progress.source = held_back_by.map(|(source, _)| source.to_owned());
+        progress.partition = held_back_by.map(|(_, partition)| Partition(partition).to_string());
+    }
+
     fn is_due(&self, view: &str, worker: usize, epoch: u64) -> bool {
         let Some(table) = self.views.get(view).filter(|t| t.n_waiting.load(Ordering::Acquire) > 0) else {
             return false;

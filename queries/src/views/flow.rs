@@ -318,6 +318,9 @@ fn gather<'scope>(
                     }
                 }
                 bars_out.session(&bars_at).give(watermark.at());
+                if cx.index == 0 {
+                    cx.snapshots.reached(&health.view.name, watermark.at(), watermark.held_back_by(epoch));
+                }
             }
             if let Some(frontier) = of_rows.into_iter().chain(of_marks).min() {
                 cuts.pass(frontier, || encode(&counted, &watermark, &cx));

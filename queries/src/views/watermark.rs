@@ -61,6 +61,17 @@ impl Watermark {
         self.at
     }
 
+    /// The partition that holds it back at an epoch, if one does.
+    pub(super) fn held_back_by(&self, epoch: u64) -> Option<(&str, u64)> {
+        let active = self.partitions.iter().filter(|(_, seen)| self.is_active(seen, epoch));
+        let slowest = active.min_by_key(|(_, seen)| seen.newest);
+        slowest.map(|((source, partition), _)| (&**source, *partition))
+    }
+
+    fn is_active(&self, seen: &Seen, epoch: u64) -> bool {
+        epoch.saturating_sub(seen.epoch) <= self.idle
+    }
+
     /// Rows behind this are too far ahead of the clock to be believed: they would make all others late.
     pub(super) fn latest(&self, epoch: u64) -> i64 {
         clock(epoch).saturating_add(self.lateness).saturating_add(AHEAD_US)
@@ -80,7 +91,7 @@ impl Watermark {
                 Mark::End => self.n_open = self.n_open.saturating_sub(1),
             }
         }
-        let active = self.partitions.values().filter(|seen| epoch - seen.epoch.min(epoch) <= self.idle);
+        let active = self.partitions.values().filter(|seen| self.is_active(seen, epoch));
         let reached = match active.map(|seen| seen.newest).min() {
             Some(newest) => Some(newest),
             // All are idle: event time goes on with the clock, from the newest row.

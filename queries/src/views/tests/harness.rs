@@ -28,6 +28,8 @@ pub(super) struct Outcome {
     pub(super) n_rejects: usize,
     pub(super) counts: BTreeMap<&'static str, usize>,
     pub(super) stopped: Option<String>,
+    /// The watermark, and what holds it back.
+    pub(super) reached: (i64, Option<(String, u64)>),
     /// What each worker answered a reader.
     pub(super) snapshot: BTreeMap<usize, Vec<RecordBatch>>,
     pub(super) states: States,
@@ -92,6 +94,11 @@ impl Snapshots for Shared {
         let mut outcome = self.outcome.lock().unwrap();
         // The first answer of each worker is the one that was asked for.
         outcome.snapshot.entry(worker).or_insert_with(|| rows.unwrap());
+    }
+
+    fn reached(&self, _: &str, watermark: i64, held_back_by: Option<(&str, u64)>) {
+        let held_back_by = held_back_by.map(|(source, partition)| (source.to_owned(), partition));
+        self.outcome.lock().unwrap().reached = (watermark, held_back_by);
     }
 }
 

@@ -452,6 +452,19 @@ fn a_window_closes_once_the_watermark_passes_its_end_and_not_before() {
 }
 
 #[test]
+fn the_slowest_partition_is_named() {
+    let view = view(PER_TEN_SECONDS, Emit::Final).unwrap();
+    let epochs = at_epochs(vec![
+        (10, batch(0, 0, &[row(100, "a", 1)])),
+        (10, batch(1, 0, &[row(50, "a", 1)])),
+        (20, batch(0, 1, &[row(200, "a", 1)])),
+    ]);
+    let outcome = Run { view: &view, workers: 2, crashes: true, restored: None, read_at: None }.go(&epochs);
+    let watermark = START as i64 * 1_000 + 30 * SECOND;
+    assert_eq!(outcome.reached, (watermark, Some(("in".to_owned(), 1))));
+}
+
+#[test]
 fn a_group_that_fails_an_expression_does_not_take_the_others_with_it() {
     let sql = "SELECT tenant, 12 / sum(n) AS share FROM events GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '1 minute')";
     let view = view(sql, Emit::Final).unwrap();
