@@ -3,7 +3,8 @@
 //! Two ways, chosen by the batch's [`Layout`]: `value` writes columns by their Arrow type; `splice` passes the original
 //! on and changes only the members that the pipeline changed. `scan` finds the members.
 
-mod scalar;
+pub(crate) mod object;
+pub(crate) mod scalar;
 pub(crate) mod scan;
 mod splice;
 mod value;

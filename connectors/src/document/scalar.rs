@@ -61,13 +61,13 @@ fn pair(n: i64) -> [u8; 2] {
 }
 
 /// Appends what serde makes of `value`.
-pub(super) fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+pub(crate) fn write_json<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("scalars serialise, and writing to memory cannot fail");
 }
 
 /// Appends an integer.
 #[inline]
-pub(super) fn write_signed(value: i64, out: &mut Vec<u8>) {
+pub(crate) fn write_signed(value: i64, out: &mut Vec<u8>) {
     if value < 0 {
         out.push(b'-');
     }
@@ -76,7 +76,7 @@ pub(super) fn write_signed(value: i64, out: &mut Vec<u8>) {
 
 /// Appends an integer that is not negative.
 #[inline]
-pub(super) fn write_unsigned(value: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_unsigned(value: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut begin = digits.len();
     let mut rest = value;
@@ -94,7 +94,7 @@ pub(super) fn write_unsigned(value: u64, out: &mut Vec<u8>) {
 
 /// Appends text with quotes around it.
 #[inline]
-pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     if is_plain(text.as_bytes()) {
         out.extend_from_slice(text.as_bytes());
@@ -169,7 +169,7 @@ fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends base64 with quotes around it.
-pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);

@@ -9,6 +9,7 @@ pub mod kafka;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod net;
+pub mod otlp;
 pub mod stdin;
 pub mod syslog;
 pub mod tcp;
@@ -27,6 +28,7 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<kafka::Kafka>(),
     #[cfg(feature = "mqtt")]
     SourceEntry::of::<mqtt::Mqtt>(),
+    SourceEntry::of::<otlp::Otlp>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<syslog::Syslog>(),
     SourceEntry::of::<tcp::Tcp>(),

@@ -69,6 +69,17 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ],
         ..SOURCE
     },
+    Evidence {
+        name: "otlp",
+        with: "OpenTelemetry Collector 0.161.0 and telemetrygen 0.161.0: gRPC, HTTP, Protobuf, JSON",
+        faults: "SIGKILL under the Collector; bombs, cut and malformed requests",
+        tests: &[
+            "connectors/tests/sources_net/otlp.rs::the_collector_sends",
+            "connectors/tests/sources_net/otlp.rs::telemetrygen_sends",
+            "pipeline/tests/otlp.rs::what_the_collector_acknowledged_arrives_although_the_binary_is_killed",
+        ],
+        ..SOURCE
+    },
     Evidence { name: "stdin", ..SOURCE },
     Evidence {
         name: "syslog",

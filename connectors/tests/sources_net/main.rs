@@ -8,11 +8,14 @@
 
 mod beats;
 mod certificates;
+#[path = "../components/mod.rs"]
+mod components;
 mod config;
 mod hostile;
 mod http;
 #[path = "../lumber/mod.rs"]
 mod lumber;
+mod otlp;
 mod senders;
 mod support;
 mod syslog;

@@ -6,8 +6,8 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFT
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::body::BodyError;
 use super::bulk::BulkError;
+use crate::sources::net::body::BodyError;
 
 /// An answer with a JSON body.
 pub(super) type Answer = Response<Full<Bytes>>;

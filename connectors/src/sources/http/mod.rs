@@ -4,19 +4,16 @@
 //! header deadline would never fire.
 
 mod answer;
-mod body;
 pub mod bulk;
 pub mod documents;
 mod service;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::net::DRAIN_MAX;
 use super::net::accept::Door;
+use super::net::auth::{Auth, Authorizations};
+use super::net::body::BodyLimits;
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::listen::Listen;
@@ -36,7 +35,6 @@ use super::net::tls::{Connection, Security, Tls};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Intake, Listener, SourceConfig, SourceKind};
-use body::BodyLimits;
 use service::Service;
 
 /// A request's head may be this long.
@@ -107,33 +105,6 @@ pub struct Http {
     pub ack_timeout: Duration,
 }
 
-/// Credentials of the `http` source: any one of them lets a request in.
-#[derive(Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Auth {
-    /// The token of `Authorization: Bearer …`.
-    #[serde(default)]
-    pub bearer: Option<String>,
-    /// `user:password` of `Authorization: Basic …`.
-    #[serde(default)]
-    pub basic: Option<String>,
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Auth(***)")
-    }
-}
-
-impl Auth {
-    /// The header values that let a request in.
-    fn authorizations(&self) -> Vec<String> {
-        let bearer = self.bearer.iter().map(|token| format!("Bearer {token}"));
-        let encode = |pair: &String| base64::engine::general_purpose::STANDARD.encode(pair);
-        bearer.chain(self.basic.iter().map(|pair| format!("Basic {}", encode(pair)))).collect()
-    }
-}
-
 impl Http {
     fn elasticsearch_version_default() -> String {
         "8.17.0".into()
@@ -185,9 +156,6 @@ impl Http {
         if self.path.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains("/_bulk")) {
             return invalid("`path` does not begin with `/`, or is one of the bulk paths");
         }
-        if self.auth.as_ref().is_some_and(|auth| auth.authorizations().is_empty()) {
-            return invalid("`auth` names neither `bearer` nor `basic`");
-        }
         if self.max_body_bytes > BODY_BYTES_MAX || self.max_expanded_bytes > BODY_BYTES_MAX {
             return invalid("`max_body_bytes` or `max_expanded_bytes` is more than 64MiB");
         }
@@ -207,8 +175,10 @@ impl SourceConfig for Http {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
         self.checked()?;
         let security = Security::load(self.tls.as_ref())?;
+        let authorizations = Authorizations::of(self.auth.as_ref())?;
         Ok(SourceKind::Listener(Box::new(HttpServer {
             config: self,
+            authorizations,
             security,
             cx: cx.clone(),
             socket: None,
@@ -218,6 +188,7 @@ impl SourceConfig for Http {
 
 struct HttpServer {
     config: Http,
+    authorizations: Authorizations,
     security: Security,
     cx: ConnectorContext,
     socket: Option<TcpListener>,
@@ -231,7 +202,7 @@ impl Listener for HttpServer {
     }
 
     async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, security, cx, socket } = *self;
+        let Self { config, authorizations, security, cx, socket } = *self;
         let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
         let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
         let server = server(config.header_timeout);
@@ -245,7 +216,7 @@ impl Listener for HttpServer {
             line_bytes_max: config.max_line_bytes as usize,
             full_timeout: config.full_timeout,
             ack_timeout: config.ack_timeout,
-            authorizations: config.auth.as_ref().map(Auth::authorizations).unwrap_or_default(),
+            authorizations,
             path: config.path.map(|path| path.trim_end_matches('/').to_owned()),
             elasticsearch_version: Some(config.elasticsearch_version).filter(|version| version != "none"),
             budget: ByteBudget::new(config.max_buffered_bytes_total),

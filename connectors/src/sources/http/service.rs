@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
-use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use logdrive_schemas::MessageRange;
-use subtle::ConstantTimeEq;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::answer::{self, Answer};
-use super::body::{self, BodyLimits, HeldBody};
 use super::{bulk, documents};
 use crate::source::{Intake, NotDurable, Received};
+use crate::sources::net::auth::Authorizations;
+use crate::sources::net::body::{self, BodyLimits, HeldBody};
 use crate::sources::net::budget::ByteBudget;
 use crate::sources::net::counts::Counts;
 
@@ -30,8 +29,7 @@ pub(super) struct Service {
     /// Where documents are taken, besides `/`.
     pub(super) path: Option<String>,
     pub(super) elasticsearch_version: Option<String>,
-    /// The values of `Authorization` that are let in; empty: everybody is.
-    pub(super) authorizations: Vec<String>,
+    pub(super) authorizations: Authorizations,
     pub(super) budget: Arc<ByteBudget>,
     pub(super) counts: Arc<Counts>,
     pub(super) intake: Intake,
@@ -53,7 +51,7 @@ impl Service {
     /// Answers a request; data is answered for once it is durable.
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: &Arc<str>) -> Answer {
         let (head, body) = request.into_parts();
-        let mut answer = if self.authorized(&head.headers) {
+        let mut answer = if self.authorizations.let_in(&head.headers) {
             match self.route(&head.method, head.uri.path()) {
                 Route::Bulk { index } => match self.read(&head.headers, body, peer).await {
                     Ok(body) => self.bulk(body, index, head.uri.query(), peer).await,
@@ -84,16 +82,6 @@ impl Service {
             answer::mark_as_elastic(&mut answer);
         }
         answer
-    }
-
-    fn authorized(&self, headers: &HeaderMap) -> bool {
-        if self.authorizations.is_empty() {
-            return true;
-        }
-        let given = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-        // All are compared, each in constant time: how long it takes says nothing about how close a guess was.
-        let matches = self.authorizations.iter().map(|wanted| wanted.as_bytes().ct_eq(given).unwrap_u8());
-        matches.fold(0, |any, one| any | one) == 1
     }
 
     fn route<'a>(&self, method: &Method, path: &'a str) -> Route<'a> {

@@ -5,6 +5,8 @@
 
 pub(crate) mod accept;
 pub(crate) mod answers;
+pub mod auth;
+pub(crate) mod body;
 pub(crate) mod budget;
 pub mod collect;
 pub(crate) mod counts;

@@ -74,7 +74,7 @@ impl Tls {
             .map(AsRef::as_ref)
     }
 
-    fn load(&self) -> Result<ServerConfig, LoadError> {
+    fn load(&self, protocols: &[&[u8]]) -> Result<ServerConfig, LoadError> {
         let provider = Arc::new(crypto::aws_lc_rs::default_provider());
         let certificates = certificates(&self.certificate)?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|e| LoadError::of(&self.key, e))?;
@@ -96,7 +96,10 @@ impl Tls {
                 builder.with_client_cert_verifier(verifier.build().map_err(|e| LoadError::of(path, e))?)
             }
         };
-        builder.with_single_cert(certificates, key).map_err(|e| LoadError::of(&self.certificate, e))
+        let mut server =
+            builder.with_single_cert(certificates, key).map_err(|e| LoadError::of(&self.certificate, e))?;
+        server.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Ok(server)
     }
 }
 
@@ -140,12 +143,22 @@ pub(crate) struct Security(Option<Arc<Acceptor>>);
 
 struct Acceptor {
     config: Tls,
+    /// What is offered to peers that choose a protocol by ALPN.
+    protocols: &'static [&'static [u8]],
     loaded: Mutex<Loaded>,
 }
 
 impl Security {
     /// Reads the files.
     pub(crate) fn load(config: Option<&Tls>) -> Result<Self, ConfigError> {
+        Self::load_for(config, &[])
+    }
+
+    /// Reads the files; peers may choose among `protocols` by ALPN.
+    pub(crate) fn load_for(
+        config: Option<&Tls>,
+        protocols: &'static [&'static [u8]],
+    ) -> Result<Self, ConfigError> {
         let invalid = |message: String| ConfigError::new("config::invalid_value", Span::default(), message);
         let Some(config) = config else { return Ok(Self(None)) };
         if config.client_auth.is_some() && config.client_ca.is_none() {
@@ -155,9 +168,9 @@ impl Security {
             return Err(invalid("`tls.handshake_timeout` is 0".into()));
         }
         let stamps = stamps(config);
-        let server = config.load().map_err(|e| invalid(format!("`tls` cannot be used: {e}")))?;
+        let server = config.load(protocols).map_err(|e| invalid(format!("`tls` cannot be used: {e}")))?;
         let loaded = Loaded { server: Arc::new(server), stamps, looked_at: Instant::now() };
-        Ok(Self(Some(Arc::new(Acceptor { config: config.clone(), loaded: Mutex::new(loaded) }))))
+        Ok(Self(Some(Arc::new(Acceptor { config: config.clone(), protocols, loaded: Mutex::new(loaded) }))))
     }
 
     /// Does the handshake. `None` if it fails, which is counted, or the pipeline stops.
@@ -208,7 +221,7 @@ impl Acceptor {
         if found == self.loaded.lock().unwrap_or_else(PoisonError::into_inner).stamps {
             return;
         }
-        let read = self.config.load();
+        let read = self.config.load(self.protocols);
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.stamps = found;
         match read {

@@ -20,18 +20,18 @@ const DISCARD_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Bounds on one body.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BodyLimits {
+pub(crate) struct BodyLimits {
     /// As it comes over the wire.
-    pub(super) bytes_max: u64,
+    pub(crate) bytes_max: u64,
     /// After expansion.
-    pub(super) expanded_bytes_max: u64,
+    pub(crate) expanded_bytes_max: u64,
     /// For all of it.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Why a body is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     /// The chunks make no sense, or the connection was lost.
     Broken,
     Expand(ExpandError),
@@ -44,7 +44,7 @@ pub(super) enum BodyError {
 
 impl BodyError {
     /// The reason in the metric.
-    pub(super) fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Broken => "malformed_body",
             Self::Expand(error) => error.reason(),
@@ -57,13 +57,13 @@ impl BodyError {
 }
 
 /// A body, and its share of the memory that all requests may hold.
-pub(super) struct HeldBody {
-    pub(super) data: BytesMut,
-    pub(super) held: HeldBytes,
+pub(crate) struct HeldBody {
+    pub(crate) data: BytesMut,
+    pub(crate) held: HeldBytes,
 }
 
 /// Reads all of `body` and expands it.
-pub(super) async fn read(
+pub(crate) async fn read(
     headers: &HeaderMap,
     mut body: Incoming,
     limits: BodyLimits,
@@ -119,6 +119,19 @@ async fn read_all(
     if let Some(expander) = &expander {
         expander.finish().map_err(BodyError::Expand)?;
     }
+    Ok(HeldBody { data: reading.data, held: reading.held })
+}
+
+/// Expands what a protocol compresses inside a body, within the same bounds.
+pub(crate) fn expand(
+    data: &[u8],
+    mut expander: Expander,
+    limits: BodyLimits,
+    budget: &Arc<ByteBudget>,
+) -> Result<HeldBody, BodyError> {
+    let mut reading = Reading { data: BytesMut::new(), held: HeldBytes::none(budget), limits };
+    reading.expand(&mut expander, data)?;
+    expander.finish().map_err(BodyError::Expand)?;
     Ok(HeldBody { data: reading.data, held: reading.held })
 }
 
