@@ -13,6 +13,7 @@ pub mod kafka;
 pub mod metrics;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+pub mod prometheus;
 pub mod sink;
 pub mod sinks;
 pub mod source;

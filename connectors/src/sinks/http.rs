@@ -9,16 +9,13 @@ use bytes::Bytes;
 use logdrive_schemas::component::{Component, ConfigError, bytes, duration};
 use logdrive_schemas::{Batch, Epoch, Reject};
 use prometheus::IntCounter;
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION,
-};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Response};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::{Client, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::http_auth::{Auth, Secret, Tls, gzip, invalid, parse_url, retry_after};
+use super::http_auth::{Auth, Secret, Tls, add_headers, client, gzip, invalid, parse_url, retry_after};
 use super::http_rejects::{Refused, excerpt, merge};
 use crate::context::ConnectorContext;
 use crate::document::Documents;
@@ -102,33 +99,8 @@ impl Http {
         if self.gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        for (name, value) in &self.headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes());
-            let parsed = parsed.map_err(|_| invalid(format!("`{name}` in `headers` is no header name")))?;
-            let mut value = HeaderValue::from_str(value.expose())
-                .map_err(|_| invalid(format!("the value of `{name}` in `headers` is none for a header")))?;
-            value.set_sensitive(true);
-            headers.insert(parsed, value);
-        }
-        if let Some(auth) = &self.auth {
-            headers.insert(AUTHORIZATION, auth.header()?);
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("logdrive/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .redirect(Policy::none())
-            .no_proxy()
-            .no_gzip()
-            .timeout(self.request_timeout);
-        // A machine without any certificates must still be able to speak plain HTTP.
-        if !self.tls.verify || url.scheme() == "http" {
-            builder = builder.danger_accept_invalid_certs(true);
-        } else if let Some(pem) = self.tls.ca_pem()? {
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .map_err(|error| invalid(format!("`tls.ca` is no certificate: {error}")))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        builder.build().map_err(|error| invalid(format!("cannot set up TLS: {error}")))
+        add_headers(&self.headers, self.auth.as_ref(), &mut headers)?;
+        client(headers, &self.tls, url.scheme() == "http", self.request_timeout)
     }
 }
 
@@ -331,7 +303,7 @@ impl HttpSink {
 }
 
 /// Reads the body of an answer, but no more than [`ANSWER_MAX`] bytes.
-async fn read_some(response: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
+pub(super) async fn read_some(response: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_MAX - body.len())]);

@@ -1,5 +1,6 @@
 //! What every sink that speaks HTTP shares: credentials that never show, TLS, compressed bodies.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,7 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use logdrive_schemas::component::{ConfigError, Span};
-use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
@@ -64,7 +67,7 @@ pub enum Auth {
 
 impl Auth {
     /// The value of the `Authorization` header, marked so that it is not logged.
-    pub(super) fn header(&self) -> Result<HeaderValue, ConfigError> {
+    pub(crate) fn header(&self) -> Result<HeaderValue, ConfigError> {
         let text = match self {
             Self::ApiKey(key) => format!("ApiKey {}", key.expose()),
             Self::Basic(Basic { user, password }) => {
@@ -99,7 +102,7 @@ impl Default for Tls {
 
 impl Tls {
     /// The bytes of the `ca` file.
-    pub(super) fn ca_pem(&self) -> Result<Option<Vec<u8>>, ConfigError> {
+    pub(crate) fn ca_pem(&self) -> Result<Option<Vec<u8>>, ConfigError> {
         let Some(path) = &self.ca else { return Ok(None) };
         let pem = std::fs::read(path)
             .map_err(|error| invalid(format!("cannot read `tls.ca` `{}`: {error}", path.display())))?;
@@ -107,18 +110,63 @@ impl Tls {
     }
 }
 
+/// A client that sends these headers, follows no redirects, and uses no proxy.
+pub(crate) fn client(
+    headers: HeaderMap,
+    tls: &Tls,
+    is_plain: bool,
+    timeout: Duration,
+) -> Result<Client, ConfigError> {
+    let mut builder = Client::builder()
+        .user_agent(concat!("logdrive/", env!("CARGO_PKG_VERSION")))
+        .default_headers(headers)
+        .redirect(Policy::none())
+        .no_proxy()
+        .no_gzip()
+        .timeout(timeout);
+    // A machine without any certificates must still be able to speak plain HTTP.
+    if !tls.verify || is_plain {
+        builder = builder.danger_accept_invalid_certs(true);
+    } else if let Some(pem) = tls.ca_pem()? {
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .map_err(|error| invalid(format!("`tls.ca` is no certificate: {error}")))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|error| invalid(format!("cannot set up TLS: {error}")))
+}
+
+/// Adds headers that the configuration names; their values are not logged.
+pub(crate) fn add_headers(
+    named: &BTreeMap<String, Secret>,
+    auth: Option<&Auth>,
+    headers: &mut HeaderMap,
+) -> Result<(), ConfigError> {
+    for (name, value) in named {
+        let parsed = HeaderName::from_bytes(name.as_bytes());
+        let parsed = parsed.map_err(|_| invalid(format!("`{name}` in `headers` is no header name")))?;
+        let mut value = HeaderValue::from_str(value.expose())
+            .map_err(|_| invalid(format!("the value of `{name}` in `headers` is none for a header")))?;
+        value.set_sensitive(true);
+        headers.insert(parsed, value);
+    }
+    if let Some(auth) = auth {
+        headers.insert(AUTHORIZATION, auth.header()?);
+    }
+    Ok(())
+}
+
 /// The default of a key that is on.
-pub(super) fn yes() -> bool {
+pub(crate) fn yes() -> bool {
     true
 }
 
 /// A value that is wrong in a way serde cannot see.
-pub(super) fn invalid(message: impl Into<String>) -> ConfigError {
+pub(crate) fn invalid(message: impl Into<String>) -> ConfigError {
     ConfigError::new("config::invalid_value", Span::default(), message)
 }
 
 /// Reads an `http` or `https` address. Credentials in it would end up in logs, so they are refused.
-pub(super) fn parse_url(text: &str) -> Result<Url, ConfigError> {
+pub(crate) fn parse_url(text: &str) -> Result<Url, ConfigError> {
     let url = Url::parse(text).map_err(|error| invalid(format!("`endpoint` is no address: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(invalid("`endpoint` must begin with `http://` or `https://` and name a host"));
@@ -130,7 +178,7 @@ pub(super) fn parse_url(text: &str) -> Result<Url, ConfigError> {
 }
 
 /// Compresses for the wire: level 1 takes most of what there is to gain from JSON, at little CPU.
-pub(super) fn gzip<'a>(parts: impl Iterator<Item = &'a [u8]>, size_hint: usize) -> Vec<u8> {
+pub(crate) fn gzip<'a>(parts: impl Iterator<Item = &'a [u8]>, size_hint: usize) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(size_hint / 4), Compression::new(1));
     for part in parts {
         encoder.write_all(part).expect("writing to memory cannot fail");
@@ -139,7 +187,7 @@ pub(super) fn gzip<'a>(parts: impl Iterator<Item = &'a [u8]>, size_hint: usize) 
 }
 
 /// The seconds of a `Retry-After` header; dates are not read.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }

@@ -8,13 +8,16 @@ mod file_set;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod http;
-mod http_auth;
+pub(crate) mod http_auth;
 mod http_rejects;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+pub mod otlp;
 pub mod parquet;
+mod pending;
+pub mod prometheus_remote_write;
 pub mod stdout;
 pub mod tcp;
 mod tcp_unsent;
@@ -35,7 +38,9 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<kafka::Kafka>(),
     #[cfg(feature = "mqtt")]
     SinkEntry::of::<mqtt::Mqtt>(),
+    SinkEntry::of::<otlp::Otlp>(),
     SinkEntry::of::<parquet::Parquet>(),
+    SinkEntry::of::<prometheus_remote_write::PrometheusRemoteWrite>(),
     SinkEntry::of::<stdout::Stdout>(),
     SinkEntry::of::<tcp::Tcp>(),
 ];

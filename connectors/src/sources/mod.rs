@@ -10,6 +10,9 @@ pub mod kafka;
 pub mod mqtt;
 pub mod net;
 pub mod otlp;
+pub mod prometheus_remote_write;
+pub mod prometheus_scrape;
+pub mod statsd;
 pub mod stdin;
 pub mod syslog;
 pub mod tcp;
@@ -29,6 +32,9 @@ pub const SOURCES: &[SourceEntry] = &[
     #[cfg(feature = "mqtt")]
     SourceEntry::of::<mqtt::Mqtt>(),
     SourceEntry::of::<otlp::Otlp>(),
+    SourceEntry::of::<prometheus_remote_write::PrometheusRemoteWrite>(),
+    SourceEntry::of::<prometheus_scrape::PrometheusScrape>(),
+    SourceEntry::of::<statsd::Statsd>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<syslog::Syslog>(),
     SourceEntry::of::<tcp::Tcp>(),

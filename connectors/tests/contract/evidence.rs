@@ -80,6 +80,32 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ],
         ..SOURCE
     },
+    Evidence {
+        name: "prometheus_remote_write",
+        with: "Prometheus 2.42.0 (version 1); version 2 by hand-made requests",
+        faults: "SIGKILL under Prometheus; malformed requests, bombs",
+        tests: &[
+            "connectors/tests/sources_net/metrics.rs::prometheus_sends_and_is_scraped",
+            "connectors/tests/sources_net/metrics.rs::remote_write_of_both_versions",
+            "pipeline/tests/prometheus.rs::every_sample_of_prometheus_arrives_although_the_binary_is_killed",
+        ],
+        ..SOURCE
+    },
+    Evidence {
+        name: "prometheus_scrape",
+        with: "Prometheus 2.42.0 as the target",
+        faults: "a target that is away",
+        tests: &["connectors/tests/sources_net/metrics.rs::prometheus_sends_and_is_scraped"],
+        ..SOURCE
+    },
+    Evidence {
+        name: "statsd",
+        with: "plain sockets",
+        tests: &[
+            "connectors/tests/sources_net/metrics.rs::statsd_is_aggregated_and_nothing_that_came_is_missing",
+        ],
+        ..SOURCE
+    },
     Evidence { name: "stdin", ..SOURCE },
     Evidence {
         name: "syslog",
@@ -162,12 +188,31 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ..SINK
     },
     Evidence {
+        name: "otlp",
+        with: "OpenTelemetry Collector 0.161.0: gRPC, HTTP",
+        faults: "the Collector restarted; requests refused in part",
+        tests: &[
+            "connectors/tests/sink_otlp.rs::the_collector_gets_every_row_although_it_is_restarted",
+            "connectors/tests/sink_otlp.rs::rows_that_are_refused_become_rejects_and_no_others",
+        ],
+        ..SINK
+    },
+    Evidence {
         name: "parquet",
         with: "local disk; MinIO 2026-02-12 where a server is given",
         faults: "SIGKILL",
         tests: &[
             "connectors/tests/sink_parquet.rs::",
             "pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing",
+        ],
+        ..SINK
+    },
+    Evidence {
+        name: "prometheus_remote_write",
+        with: "Prometheus 2.42.0",
+        faults: "Prometheus restarted; samples that it refuses",
+        tests: &[
+            "connectors/tests/sink_prometheus.rs::prometheus_gets_every_sample_although_it_is_restarted",
         ],
         ..SINK
     },

@@ -15,6 +15,7 @@ mod hostile;
 mod http;
 #[path = "../lumber/mod.rs"]
 mod lumber;
+mod metrics;
 mod otlp;
 mod senders;
 mod support;

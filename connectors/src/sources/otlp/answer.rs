@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::Signal;
 use super::wire::Encoding;
 use crate::sources::net::body::BodyError;
+use crate::sources::net::delivery::Undelivered;
 use crate::sources::net::expand::ExpandError;
 
 /// After how many seconds a sender may try again.
@@ -92,10 +93,6 @@ impl Failure {
     pub(super) fn malformed(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, reason)
     }
-
-    pub(super) fn not_durable(reason: impl Into<String>) -> Self {
-        Self::later(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, reason)
-    }
 }
 
 impl From<BodyError> for Failure {
@@ -121,6 +118,19 @@ impl From<BodyError> for Failure {
                 Code::Unimplemented,
                 "the compression is not one of gzip, deflate, zstd, identity",
             ),
+        }
+    }
+}
+
+impl From<Undelivered> for Failure {
+    fn from(why: Undelivered) -> Self {
+        match why {
+            Undelivered::Full => {
+                Self::later(StatusCode::SERVICE_UNAVAILABLE, Code::ResourceExhausted, "the buffer is full")
+            }
+            Undelivered::NotDurable(why) => {
+                Self::later(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, why)
+            }
         }
     }
 }

@@ -12,48 +12,33 @@ mod service;
 mod traces;
 mod wire;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use logdrive_schemas::component::{Component, ConfigError, Span, bytes, duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
-use super::net::DRAIN_MAX;
 use super::net::accept::Door;
 use super::net::auth::{Auth, Authorizations};
 use super::net::body::BodyLimits;
 use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
+use super::net::delivery::Way;
 use super::net::listen::Listen;
-use super::net::tls::{Connection, Security, Tls};
+use super::net::tls::{Security, Tls};
+use super::net::web::{PROTOCOLS, Web};
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
 use crate::source::{Intake, Listener, SourceConfig, SourceKind};
 use service::Service;
 
-/// A request's head may be this long.
-const HEAD_BYTES_MAX: usize = 32 << 10;
 /// No request is larger, expanded or not.
 const BODY_BYTES_MAX: u64 = 64 << 20;
 /// No record is longer: a document may be several times as long, and a group of them must stay below 64 MiB.
 const RECORD_BYTES_MAX: u64 = 8 << 20;
-/// Requests that one HTTP/2 connection may have open.
-const STREAMS_MAX: u32 = 100;
-/// An HTTP/2 peer that says nothing is asked this often whether it is there, and has this long to answer.
-const PING_INTERVAL: Duration = Duration::from_mins(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// The names of the protocols in TLS.
-const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// Receives logs, metrics and traces of OpenTelemetry, over gRPC and over HTTP (`/v1/logs`, `/v1/metrics`,
 /// `/v1/traces`; Protobuf or JSON), both on the same port. An answer of success means that the data is durable; records
@@ -257,16 +242,17 @@ impl Listener for OtlpServer {
                 timeout: config.body_timeout,
             },
             record_bytes_max: config.max_record_bytes as usize,
-            full_timeout: config.full_timeout,
-            ack_timeout: config.ack_timeout,
             authorizations,
             budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Arc::clone(&counts),
             refused: cx.metrics.source_errors.with_label_values(&[&*cx.name, "records_refused"]),
-            intake,
+            way: Way {
+                intake,
+                counts: Arc::clone(&counts),
+                full_timeout: config.full_timeout,
+                ack_timeout: config.ack_timeout,
+            },
         });
-        let header_timeout = config.header_timeout;
-        let server = Arc::new(server(header_timeout));
+        let web = Web::new(config.header_timeout, &counts, &cx.shutdown);
         let doors = sockets.into_iter().map(|socket| {
             let door = Door {
                 socket,
@@ -275,82 +261,19 @@ impl Listener for OtlpServer {
                 counts: Arc::clone(&counts),
                 shutdown: cx.shutdown.clone(),
             };
-            let (server, service, shutdown) =
-                (Arc::clone(&server), Arc::clone(&service), cx.shutdown.clone());
+            let (web, service) = (web.clone(), Arc::clone(&service));
             door.serve_all(move |stream, peer| {
-                let (server, service, shutdown) =
-                    (Arc::clone(&server), Arc::clone(&service), shutdown.clone());
-                async move { serve(&server, stream, &peer, &service, header_timeout, &shutdown).await }
+                let (web, service) = (web.clone(), Arc::clone(&service));
+                async move {
+                    let answer = |request| {
+                        let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
+                        async move { service.answer(request, &peer).await }
+                    };
+                    web.serve(stream, &peer, answer).await;
+                }
             })
         });
         futures::future::join_all(doors).await;
         Ok(())
-    }
-}
-
-fn server(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .half_close(true);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    server
-}
-
-/// Serves one connection. Once the pipeline stops, requests in progress are still answered, for a while.
-async fn serve(
-    server: &auto::Builder<TokioExecutor>,
-    stream: Connection,
-    peer: &Arc<str>,
-    service: &Arc<Service>,
-    header_timeout: Duration,
-    shutdown: &CancellationToken,
-) {
-    let n_begun = Arc::new(AtomicUsize::new(0));
-    let n_in_progress = Arc::new(AtomicUsize::new(0));
-    let answer = service_fn(|request| {
-        let (service, peer) = (Arc::clone(service), Arc::clone(peer));
-        let n_in_progress = Arc::clone(&n_in_progress);
-        n_begun.fetch_add(1, Ordering::Relaxed);
-        async move {
-            n_in_progress.fetch_add(1, Ordering::Relaxed);
-            let answer = service.answer(request, &peer).await;
-            n_in_progress.fetch_sub(1, Ordering::Relaxed);
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), answer));
-    // Until the protocol is known, nobody else looks at the clock.
-    let silent = async {
-        sleep(header_timeout).await;
-        if n_begun.load(Ordering::Relaxed) > 0 {
-            std::future::pending::<()>().await;
-        }
-    };
-    let ended = tokio::select! {
-        biased;
-        ended = &mut connection => ended,
-        () = silent => return service.counts.refused("header_timeout", peer),
-        () = shutdown.cancelled() => {
-            // Without a request there is at most an answer that is on its way, or a head that is incomplete.
-            let busy = n_in_progress.load(Ordering::Relaxed) > 0;
-            connection.as_mut().graceful_shutdown();
-            match timeout(if busy { DRAIN_MAX } else { DRAIN_MAX / 20 }, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "A connection was lost.");
     }
 }

@@ -4,7 +4,6 @@
 //! both transports share the bounds on memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
@@ -12,19 +11,16 @@ use hyper::{HeaderMap, Method, Request, StatusCode};
 use jiff::Timestamp;
 use logdrive_schemas::MessageRange;
 use prometheus::IntCounter;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Code;
 
 use super::answer::{self, Answer, Dialect, Failure, Outcome};
 use super::rows::Rows;
 use super::wire::{self, Encoding, Raw};
 use super::{Signal, logs, metrics, traces};
-use crate::source::{Intake, NotDurable, Received};
 use crate::sources::net::auth::Authorizations;
 use crate::sources::net::body::{self, BodyError, BodyLimits, HeldBody};
 use crate::sources::net::budget::{ByteBudget, HeldBytes};
-use crate::sources::net::counts::Counts;
+use crate::sources::net::delivery::{Delivery, Way};
 use crate::sources::net::expand::Expander;
 
 /// Documents are handed over in groups of about this size.
@@ -41,14 +37,11 @@ const JSON_SHARE: usize = 6;
 pub(super) struct Service {
     pub(super) limits: BodyLimits,
     pub(super) record_bytes_max: usize,
-    pub(super) full_timeout: Duration,
-    pub(super) ack_timeout: Duration,
     pub(super) authorizations: Authorizations,
     pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Arc<Counts>,
     /// Records that were refused while the rest of their request was taken.
     pub(super) refused: IntCounter,
-    pub(super) intake: Intake,
+    pub(super) way: Way,
 }
 
 impl Service {
@@ -70,7 +63,7 @@ impl Service {
         peer: &Arc<str>,
     ) -> Result<(Signal, Outcome), Failure> {
         if !self.authorizations.let_in(&head.headers) {
-            self.counts.refused("unauthorized", peer);
+            self.way.counts.refused("unauthorized", peer);
             let reason = "missing or wrong credentials";
             return Err(Failure::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, reason));
         }
@@ -87,7 +80,7 @@ impl Service {
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, reason));
         };
         let read = self.read(dialect, &head.headers, body).await;
-        let (body, skipped) = read.inspect_err(|error| self.counts.refused(error.reason(), peer))?;
+        let (body, skipped) = read.inspect_err(|error| self.way.counts.refused(error.reason(), peer))?;
         let encoding = match dialect {
             Dialect::Grpc => Encoding::Proto,
             Dialect::Http(encoding) => encoding,
@@ -95,7 +88,7 @@ impl Service {
         let taken = self.take(signal, encoding, body, skipped, peer).await;
         let outcome = taken.inspect_err(|failure| {
             if failure.grpc == Code::InvalidArgument {
-                self.counts.refused("malformed_request", peer);
+                self.way.counts.refused("malformed_request", peer);
             }
         })?;
         self.refused.inc_by(outcome.n_refused);
@@ -151,7 +144,7 @@ impl Service {
             held: body.held,
             body_bytes: body.data.capacity() + share * request.bytes.len(),
             documents_bytes_max: DOCUMENTS_BYTES_MIN.max(EXPANSION_MAX * request.bytes.len() as u64),
-            acks: Vec::new(),
+            delivery: Delivery::new(&self.way, peer),
             peer,
         };
         taking.hold()?;
@@ -184,7 +177,7 @@ struct Taking<'a> {
     /// What the request itself occupies.
     body_bytes: usize,
     documents_bytes_max: u64,
-    acks: Vec<oneshot::Receiver<Result<(), NotDurable>>>,
+    delivery: Delivery<'a>,
     peer: &'a Arc<str>,
 }
 
@@ -195,7 +188,7 @@ impl Taking<'_> {
         if self.held.resize(self.body_bytes + documents) {
             return Ok(());
         }
-        self.service.counts.refused(BodyError::NoMemory.reason(), self.peer);
+        self.service.way.counts.refused(BodyError::NoMemory.reason(), self.peer);
         Err(BodyError::NoMemory.into())
     }
 
@@ -264,37 +257,12 @@ impl Taking<'_> {
     async fn hand_over(&mut self) -> Result<(), Failure> {
         let data = std::mem::take(&mut self.rows.data);
         let messages = std::mem::take(&mut self.rows.messages);
-        if messages.is_empty() {
-            return Ok(());
-        }
-        let counted = messages.clone();
-        let (ack, acked) = oneshot::channel();
-        let peer = Some(Arc::clone(self.peer));
-        let received = Received { data: data.into(), messages, peer, attributes: None, ack: Some(ack) };
-        match timeout(self.service.full_timeout, self.service.intake.send(received)).await {
-            Ok(Ok(())) => self.service.counts.received(&counted),
-            Ok(Err(error)) => return Err(Failure::not_durable(error.to_string())),
-            Err(_) => {
-                self.service.counts.refused("buffer_full", self.peer);
-                let reason = "the buffer is full";
-                return Err(Failure::later(StatusCode::SERVICE_UNAVAILABLE, Code::ResourceExhausted, reason));
-            }
-        }
-        self.acks.push(acked);
-        Ok(())
+        Ok(self.delivery.send(data, messages).await?)
     }
 
     async fn finish(mut self) -> Result<Outcome, Failure> {
         self.hand_over().await?;
-        let deadline = Instant::now() + self.service.ack_timeout;
-        for acked in self.acks {
-            match timeout_at(deadline, acked).await {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => return Err(Failure::not_durable(error.to_string())),
-                Ok(Err(_)) => return Err(Failure::not_durable("the buffer gave no answer")),
-                Err(_) => return Err(Failure::not_durable("the buffer takes too long")),
-            }
-        }
+        self.delivery.durable().await?;
         Ok(Outcome { n_refused: self.rows.n_refused, why: self.rows.refused.unwrap_or_default() })
     }
 }

@@ -4,7 +4,7 @@
 //! time is counted exactly: sent − received = `logdrive_source_kernel_dropped_total`. Nothing is ever answered, so
 //! that nobody can be flooded by way of us.
 
-mod receive;
+pub(crate) mod receive;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,9 +35,9 @@ use receive::Batch;
 
 const SOCKETS_MAX: usize = 64;
 /// How often the kernel's drop counter is read.
-const DROPS_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const DROPS_INTERVAL: Duration = Duration::from_millis(500);
 /// How many calls still receive what has arrived once the pipeline stops.
-const DRAIN_CALLS_MAX: usize = 1024;
+pub(super) const DRAIN_CALLS_MAX: usize = 1024;
 /// A group of messages is handed over at this size.
 const GROUP_BYTES: usize = 1 << 20;
 
@@ -107,46 +107,62 @@ struct UdpLines {
     sockets: Vec<UdpSocket>,
 }
 
-impl UdpLines {
-    /// All sockets bind one port: the one that the first of them got.
-    fn open(&self, mut addr: SocketAddr) -> io::Result<Vec<UdpSocket>> {
-        let mut sockets = Vec::with_capacity(self.n_sockets);
-        for _ in 0..self.n_sockets {
-            let socket =
-                socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None)?;
-            socket.set_nonblocking(true)?;
-            if self.n_sockets > 1 {
-                socket.set_reuse_port(true)?;
-            }
-            let size = self.config.receive_buffer as usize;
-            if receive::force_receive_buffer(socket.as_fd(), size).is_err() {
-                socket.set_recv_buffer_size(size)?;
-            }
-            // The kernel reports twice what was asked for, its own overhead included.
-            if socket.recv_buffer_size()? < size {
-                let got = socket.recv_buffer_size()?;
-                tracing::warn!(source = %self.cx.name, got, wanted = size,
-                    "The receive buffer is smaller than configured; raise net.core.rmem_max.");
-            }
-            socket.bind(&addr.into())?;
-            let socket = UdpSocket::from_std(socket.into())?;
-            addr = socket.local_addr()?;
-            sockets.push(socket);
+/// Sockets that share one port: the one that the first of them got.
+pub(super) async fn open(
+    listen: &Listen,
+    n_sockets: usize,
+    receive_buffer: u64,
+    source: &str,
+) -> Result<Vec<UdpSocket>, ConnectorError> {
+    let refused = |e: io::Error| listen.refused(&e);
+    let found = listen.resolve().await?;
+    let addr = found.first().copied().ok_or_else(|| refused(io::ErrorKind::AddrNotAvailable.into()))?;
+    let sockets = open_at(addr, n_sockets, receive_buffer, source).map_err(refused)?;
+    let listen = sockets[0].local_addr().map_err(refused)?;
+    tracing::info!(source, %listen, "Listening.");
+    Ok(sockets)
+}
+
+fn open_at(
+    mut addr: SocketAddr,
+    n_sockets: usize,
+    receive_buffer: u64,
+    source: &str,
+) -> io::Result<Vec<UdpSocket>> {
+    let mut sockets = Vec::with_capacity(n_sockets);
+    for _ in 0..n_sockets {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        if n_sockets > 1 {
+            socket.set_reuse_port(true)?;
         }
-        Ok(sockets)
+        let size = receive_buffer as usize;
+        if receive::force_receive_buffer(socket.as_fd(), size).is_err() {
+            socket.set_recv_buffer_size(size)?;
+        }
+        // The kernel reports twice what was asked for, its own overhead included.
+        if socket.recv_buffer_size()? < size {
+            let got = socket.recv_buffer_size()?;
+            tracing::warn!(
+                source,
+                got,
+                wanted = size,
+                "The receive buffer is smaller than configured; raise net.core.rmem_max."
+            );
+        }
+        socket.bind(&addr.into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        addr = socket.local_addr()?;
+        sockets.push(socket);
     }
+    Ok(sockets)
 }
 
 #[async_trait]
 impl Listener for UdpLines {
     async fn bind(&mut self) -> Result<(), ConnectorError> {
-        let refused = |e: io::Error| self.config.listen.refused(&e);
-        let found = self.config.listen.resolve().await?;
-        let addr = found.first().copied().ok_or_else(|| refused(io::ErrorKind::AddrNotAvailable.into()))?;
-        let sockets = self.open(addr).map_err(refused)?;
-        let listen = sockets[0].local_addr().map_err(refused)?;
-        tracing::info!(source = %self.cx.name, %listen, "Listening.");
-        self.sockets = sockets;
+        let Udp { listen, receive_buffer, .. } = &self.config;
+        self.sockets = open(listen, self.n_sockets, *receive_buffer, &self.cx.name).await?;
         Ok(())
     }
 
@@ -255,18 +271,18 @@ impl Socket {
 }
 
 /// What the kernel dropped at one socket.
-struct Drops {
+pub(super) struct Drops {
     metric: IntCounter,
     last: u32,
 }
 
 impl Drops {
-    fn new(metric: IntCounter) -> Self {
+    pub(super) fn new(metric: IntCounter) -> Self {
         Self { metric, last: 0 }
     }
 
     /// Adds what was dropped since the last call. The kernel's counter wraps.
-    fn read(&mut self, socket: &UdpSocket) {
+    pub(super) fn read(&mut self, socket: &UdpSocket) {
         match receive::n_dropped(socket.as_fd()) {
             Ok(now) => {
                 self.metric.inc_by(u64::from(now.wrapping_sub(self.last)));

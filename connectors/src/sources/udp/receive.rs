@@ -13,7 +13,7 @@ const DATAGRAMS_MAX: usize = 64;
 const MEMINFO_LEN: usize = 9;
 
 /// Room for the datagrams of one system call.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// `DATAGRAMS_MAX` slots of `slot_bytes`.
     payloads: Vec<u8>,
     slot_bytes: usize,
@@ -28,15 +28,15 @@ struct Header {
 }
 
 /// One datagram.
-pub(super) struct Datagram<'a> {
-    pub(super) payload: &'a [u8],
+pub(crate) struct Datagram<'a> {
+    pub(crate) payload: &'a [u8],
     /// It was longer than its slot.
-    pub(super) truncated: bool,
-    pub(super) peer: Option<SocketAddr>,
+    pub(crate) truncated: bool,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 impl Batch {
-    pub(super) fn new(datagram_bytes_max: usize) -> Self {
+    pub(crate) fn new(datagram_bytes_max: usize) -> Self {
         Self {
             payloads: vec![0; DATAGRAMS_MAX * datagram_bytes_max],
             slot_bytes: datagram_bytes_max,
@@ -44,11 +44,11 @@ impl Batch {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.headers.len()
     }
 
-    pub(super) fn datagram(&self, idx: usize) -> Datagram<'_> {
+    pub(crate) fn datagram(&self, idx: usize) -> Datagram<'_> {
         let Header { len, truncated, peer } = self.headers[idx];
         let start = idx * self.slot_bytes;
         Datagram { payload: &self.payloads[start..start + len], truncated, peer }
@@ -56,7 +56,7 @@ impl Batch {
 }
 
 /// Replaces the contents of `batch` with what has arrived; `WouldBlock` if nothing has.
-pub(super) fn receive(socket: BorrowedFd<'_>, batch: &mut Batch) -> io::Result<()> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, batch: &mut Batch) -> io::Result<()> {
     batch.headers.clear();
     // SAFETY: all of these are plain C structs, for which all-zero bytes are a valid value.
     let (mut names, mut slots, mut messages): (
@@ -114,7 +114,7 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 }
 
 /// How many datagrams the kernel has dropped at this socket since it was opened; wraps.
-pub(super) fn n_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
+pub(crate) fn n_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut numbers = [0u32; MEMINFO_LEN];
     let mut len = size_of_val(&numbers) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `numbers`, which has that many, and says how many it wrote.
@@ -134,7 +134,7 @@ pub(super) fn n_dropped(socket: BorrowedFd<'_>) -> io::Result<u32> {
 }
 
 /// Sets the receive buffer beyond the system's limit, which only a privileged process may.
-pub(super) fn force_receive_buffer(socket: BorrowedFd<'_>, n_bytes: usize) -> io::Result<()> {
+pub(crate) fn force_receive_buffer(socket: BorrowedFd<'_>, n_bytes: usize) -> io::Result<()> {
     let size = libc::c_int::try_from(n_bytes).unwrap_or(libc::c_int::MAX);
     // SAFETY: the option's value is one `c_int`, which the kernel only reads.
     let rc = unsafe {
