@@ -53,8 +53,8 @@ pub enum Protocol {
 /// `service`, `host` and `env` become attributes of the resource. What the source `otlp` made of a log record becomes that
 /// again, but for bytes, which stay base64. Everything else becomes attributes.
 ///
-/// Rows that are refused alone become rejects; to find them, a request that was refused in part is sent again in halves,
-/// so the far end may see rows twice. It also may after a time without an answer.
+/// A row that is refused when it is sent alone becomes a reject. A request that was refused in part is sent again in
+/// halves, and one without an answer is sent again, so the far end may see rows twice.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Otlp {
