@@ -98,6 +98,16 @@ metrics! {
     sink_queue_bytes: IntGaugeVec "logdrive_sink_queue_bytes" ["sink"];
     /// Seconds that a flush took.
     sink_flush_seconds: HistogramVec "logdrive_sink_flush_seconds" ["sink"];
+    /// Alerts that are open.
+    alerts_open: IntGaugeVec "logdrive_alerts_open" ["sink"];
+    /// What waits to be told to a channel of alerts.
+    alert_queue: IntGaugeVec "logdrive_alert_queue_notifications" ["sink", "channel"];
+    /// Attempts to tell a channel of an alert, by outcome: delivered, failed (and tried again), refused.
+    alert_deliveries: IntCounterVec "logdrive_alert_notifications_total" ["sink", "channel", "outcome"];
+    /// Findings that no route of an alert sink is for.
+    alert_unrouted: IntCounterVec "logdrive_alert_unrouted_findings_total" ["sink"];
+    /// Seconds that a channel of alerts took.
+    alert_seconds: HistogramVec "logdrive_alert_notification_seconds" ["sink", "channel"];
     /// Bytes received and not yet delivered, of one source. Bounded by `in_flight_max_bytes`.
     in_flight_bytes: IntGaugeVec "logdrive_in_flight_bytes" ["source"];
     /// Seconds between now and the oldest epoch that is not delivered.

@@ -64,11 +64,27 @@ pub trait SinkConfig: Component {
     /// Whether it reads columns (Parquet) or passes messages on (`tcp`); what reads nothing but counts says neither.
     fn reads(&self) -> Reads;
 
+    /// Columns that are to be computed for it: its batches have them besides the others.
+    fn computed(&self) -> Vec<Computed> {
+        Vec::new()
+    }
+
     /// Reads certificates and the like; opens no connection.
     ///
     /// # Errors
     /// What is wrong with the configuration; the span may be left empty, the caller fills it in.
     fn build(self, cx: &ConnectorContext) -> Result<Box<dyn Sink>, ConfigError>;
+}
+
+/// A column that a sink needs and its user describes: a sink knows no SQL. A row that it fails on is a reject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Computed {
+    /// Its name, which no column of an input has.
+    pub column: String,
+    /// Its value in SQL, over the columns of each input.
+    pub sql: String,
+    /// Whether it is a condition.
+    pub condition: bool,
 }
 
 /// What a sink looks at, for field-need analysis.
@@ -90,6 +106,8 @@ pub struct SinkEntry {
     pub schema: fn() -> schemars::Schema,
     /// Reads the YAML without building: its promise and what it reads.
     pub check: fn(&Node, &mut Vec<ConfigError>) -> Option<(Guarantee, Reads)>,
+    /// Reads the YAML: [`SinkConfig::computed`]. Nothing if the YAML is wrong.
+    pub computed: fn(&Node) -> Vec<Computed>,
     /// Reads the YAML and builds.
     pub build: fn(&Node, &ConnectorContext) -> Result<Box<dyn Sink>, Vec<ConfigError>>,
 }
@@ -105,6 +123,10 @@ impl SinkEntry {
             check: |node, errors| {
                 let config = logdrive_schemas::component::parse::<C>(node, errors)?;
                 Some((config.guarantee(), config.reads()))
+            },
+            computed: |node| {
+                let config = logdrive_schemas::component::parse::<C>(node, &mut Vec::new());
+                config.map(|config| config.computed()).unwrap_or_default()
             },
             build: |node, cx| {
                 let mut errors = Vec::new();

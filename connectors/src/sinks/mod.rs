@@ -1,5 +1,6 @@
 //! Every sink, one file or folder each.
 
+pub mod alert;
 pub mod audit;
 pub mod blackhole;
 pub mod elasticsearch;
@@ -29,6 +30,7 @@ use crate::sink::SinkEntry;
 
 /// Every sink, in the order of the reference.
 pub const SINKS: &[SinkEntry] = &[
+    SinkEntry::of::<alert::Alert>(),
     SinkEntry::of::<audit::Audit>(),
     SinkEntry::of::<blackhole::Blackhole>(),
     SinkEntry::of::<elasticsearch::Elasticsearch>(),

@@ -140,6 +140,20 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ..SOURCE
     },
     Evidence {
+        name: "alert",
+        with: "Alertmanager 0.25.0; mail to aiosmtpd 1.4.6 with STARTTLS and TLS. PagerDuty, Slack, Teams, text messages \
+               and webhooks: a stand-in that checks the documented requests, never the services themselves",
+        faults: "SIGKILL, channels that are away, refuse, limit or break connections",
+        tests: &[
+            "connectors/tests/sink_alert/real.rs::alertmanager_shows_what_is_open_and_is_told_of_its_end",
+            "connectors/tests/sink_alert/real.rs::mails_arrive_over_starttls",
+            "connectors/tests/sink_alert/shapes.rs::every_channel_is_told_of_beginning_and_end_as_documented",
+            "connectors/tests/sink_alert/faults.rs::a_channel_that_is_down_holds_nothing_up_and_misses_nothing",
+            "pipeline/tests/alerts.rs::no_alert_is_missing_although_the_binary_is_killed_and_a_channel_is_unwell",
+        ],
+        ..SINK
+    },
+    Evidence {
         name: "audit",
         with: "its own verifier",
         faults: "SIGKILL",

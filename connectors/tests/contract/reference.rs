@@ -87,8 +87,24 @@ fn keys(root: &Value, of: &Value, prefix: &str, rows: &mut Vec<String>) {
         let choices = choices(root, property);
         let space = if said.is_empty() || choices.is_empty() { "" } else { " " };
         rows.push(format!("| `{prefix}{name}` | {default} | {said}{space}{choices} |\n"));
-        keys(root, resolved(root, property), &format!("{prefix}{name}."), rows);
+        below(root, property, &format!("{prefix}{name}"), rows);
     }
+}
+
+/// The keys of what a key holds: of an object, of the objects in a list (`key[].`) or in a map (`key.*.`), and of each
+/// alternative.
+fn below(root: &Value, property: &Value, path: &str, rows: &mut Vec<String>) {
+    let schema = resolved(root, property);
+    if schema["items"].is_object() {
+        below(root, &schema["items"], &format!("{path}[]"), rows);
+    }
+    if schema["additionalProperties"].is_object() {
+        below(root, &schema["additionalProperties"], &format!("{path}.*"), rows);
+    }
+    for alternative in schema["oneOf"].as_array().into_iter().flatten() {
+        keys(root, alternative, &format!("{path}."), rows);
+    }
+    keys(root, schema, &format!("{path}."), rows);
 }
 
 /// A duration as it is written in YAML; nothing for other objects, whose keys have rows of their own.

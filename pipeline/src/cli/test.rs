@@ -122,7 +122,7 @@ fn capture_plan(plan: &Plan, input: Input) -> SinkPlan {
         entry: SINKS.iter().find(|entry| entry.name == "blackhole").expect("a sink that every build has"),
         node: Node { kind: NodeKind::Map(Vec::new()), span: Span::default() },
         inputs: vec![input],
-        filters: (0..n_lanes).map(|_| None).collect(),
+        steps: (0..n_lanes).map(|_| Vec::new()).collect(),
         guarantee: Guarantee::BestEffort,
         queue: crate::config::QueueConfig::default(),
     }

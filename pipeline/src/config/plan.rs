@@ -144,8 +144,8 @@ pub struct SinkPlan {
     pub node: Node,
     /// Where its rows come from.
     pub inputs: Vec<Input>,
-    /// `where`, for each lane of each input.
-    pub filters: Vec<Option<StepPlan>>,
+    /// `where`, and what is computed for the sink, for each lane of each input.
+    pub steps: Vec<Vec<StepPlan>>,
     /// How strong its promise is.
     pub guarantee: Guarantee,
     /// What it may spill to disk.

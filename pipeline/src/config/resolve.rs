@@ -12,6 +12,7 @@ use logdrive_schemas::component::{ConfigError, Node, NodeKind, Scalar, Span};
 use logdrive_schemas::{Edit, Finding, Layout, RowSchema, reject};
 
 use super::attributes;
+use super::computed;
 use super::draft::{
     AttributesDraft, DetectorDraft, Draft, Reference, SinkDraft, SourceDraft, StreamDraft, complete_keys,
 };
@@ -44,7 +45,7 @@ struct Round {
     streams: Vec<StreamPlan>,
     detectors: Vec<DetectorPlan>,
     views: Vec<ViewPlan>,
-    sinks: Vec<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)>,
+    sinks: Vec<(Vec<Input>, Vec<Vec<StepPlan>>, Guarantee, Reads)>,
 }
 
 /// What a source gives.
@@ -96,12 +97,12 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         return None;
     }
     let sinks =
-        draft.sinks.into_iter().zip(round.sinks).map(|(draft, (inputs, filters, guarantee, _))| SinkPlan {
+        draft.sinks.into_iter().zip(round.sinks).map(|(draft, (inputs, steps, guarantee, _))| SinkPlan {
             name: draft.key.name.into(),
             entry: draft.entry,
             node: draft.node,
             inputs,
-            filters,
+            steps,
             guarantee,
             queue: draft.queue,
         });
@@ -465,7 +466,7 @@ fn plan_sink(
     names: &Names,
     cx: &PlanContext,
     errors: &mut Vec<ConfigError>,
-) -> Option<(Vec<Input>, Vec<Option<StepPlan>>, Guarantee, Reads)> {
+) -> Option<(Vec<Input>, Vec<Vec<StepPlan>>, Guarantee, Reads)> {
     let inputs = inputs(&draft.from, &format!("sink `{}`", draft.key.name), |_| true, names, errors);
     let n_before = errors.len();
     let checked = (draft.entry.check)(&draft.node, errors);
@@ -473,32 +474,30 @@ fn plan_sink(
     let (guarantee, reads) = checked?;
     let where_step = STEPS.iter().find(|entry| entry.name == "where");
     let step_cx = step_context(&draft.key.name, cx);
-    let mut filters = Vec::new();
+    let mut steps = Vec::new();
     for lane in inputs.iter().filter_map(|input| lanes.get(input)).flatten() {
-        let filter = match (&draft.filter, where_step) {
-            (Some(node), Some(entry)) => match (entry.plan)(node, &lane.stage, &step_cx) {
-                Ok(plan) => Some(plan),
-                Err(more) => {
-                    errors.extend(more);
-                    None
-                }
-            },
-            _ => None,
-        };
-        filters.push(filter);
+        let mut of_lane = Vec::new();
+        if let (Some(node), Some(entry)) = (&draft.filter, where_step) {
+            match (entry.plan)(node, &lane.stage, &step_cx) {
+                Ok(plan) => of_lane.push(plan),
+                Err(more) => errors.extend(more),
+            }
+        }
+        of_lane.extend(computed::step(draft.entry, &draft.node, &lane.stage, &step_cx, errors));
+        steps.push(of_lane);
     }
-    Some((inputs, filters, guarantee, reads))
+    Some((inputs, steps, guarantee, reads))
 }
 
 /// For each source the declared top-level fields that anything reads.
 fn needs(draft: &Draft, round: &Round) -> Vec<BTreeSet<String>> {
     let mut after: BTreeMap<(Input, usize), BTreeSet<String>> = BTreeMap::new();
-    for (inputs, filters, _, reads) in &round.sinks {
-        let mut filters = filters.iter();
+    for (inputs, steps, _, reads) in &round.sinks {
+        let mut steps = steps.iter();
         for (input, lane_idx, lane) in lanes_of(inputs, &round.lanes) {
             let needed = after.entry((input, lane_idx)).or_default();
             needed.extend(read_by_sink(reads, lane));
-            needed.extend(filters.next().into_iter().flatten().flat_map(|plan| plan.reads.clone()));
+            needed.extend(steps.next().into_iter().flatten().flat_map(|plan| plan.reads.clone()));
         }
     }
     for detector in &round.detectors {

@@ -92,12 +92,12 @@ pub(super) fn build<'scope>(
         }
         let inputs = inputs_of(&lanes, &sink.inputs);
         let mut filtered = Vec::with_capacity(inputs.len());
-        for (input, filter) in inputs.into_iter().zip(&sink.filters) {
-            let Some(filter) = filter else {
+        for (input, steps) in inputs.into_iter().zip(&sink.steps) {
+            if steps.is_empty() {
                 filtered.push(input);
                 continue;
-            };
-            let steps = vec![(filter.build)()];
+            }
+            let steps = steps.iter().map(|step| (step.build)()).collect();
             let (rows, refused) = filter_operator(&sink.name, input, steps, runtime);
             filtered.push(rows);
             if let Some(rejects) = &mut rejects {
@@ -213,7 +213,7 @@ fn steps_operator<'scope>(
     })
 }
 
-/// Runs a sink's `where`.
+/// Runs a sink's `where`, and computes the columns that it asks for.
 fn filter_operator<'scope>(
     name: &Arc<str>,
     input: BatchStream<'scope>,
