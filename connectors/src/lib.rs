@@ -14,6 +14,7 @@ pub mod metrics;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod prometheus;
+pub mod redis;
 pub mod sink;
 pub mod sinks;
 pub mod source;

@@ -19,10 +19,12 @@ pub mod otlp;
 pub mod parquet;
 mod pending;
 pub mod prometheus_remote_write;
+pub mod redis;
 pub mod stdout;
 pub mod tcp;
 mod tcp_unsent;
 pub mod template;
+mod text;
 
 pub use http_auth::{Auth, Basic, Secret, Tls};
 
@@ -43,6 +45,7 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<otlp::Otlp>(),
     SinkEntry::of::<parquet::Parquet>(),
     SinkEntry::of::<prometheus_remote_write::PrometheusRemoteWrite>(),
+    SinkEntry::of::<redis::Redis>(),
     SinkEntry::of::<stdout::Stdout>(),
     SinkEntry::of::<tcp::Tcp>(),
 ];

@@ -13,6 +13,7 @@ pub mod otlp;
 pub mod prometheus_remote_write;
 pub mod prometheus_scrape;
 pub mod statsd;
+pub mod redis;
 pub mod stdin;
 pub mod syslog;
 pub mod tcp;
@@ -35,6 +36,7 @@ pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<prometheus_remote_write::PrometheusRemoteWrite>(),
     SourceEntry::of::<prometheus_scrape::PrometheusScrape>(),
     SourceEntry::of::<statsd::Statsd>(),
+    SourceEntry::of::<redis::Redis>(),
     SourceEntry::of::<stdin::Stdin>(),
     SourceEntry::of::<syslog::Syslog>(),
     SourceEntry::of::<tcp::Tcp>(),

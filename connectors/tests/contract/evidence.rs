@@ -103,6 +103,15 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         with: "plain sockets",
         tests: &[
             "connectors/tests/sources_net/metrics.rs::statsd_is_aggregated_and_nothing_that_came_is_missing",
+        name: "redis",
+        has_log: true,
+        with: "Redis 7.0.15: streams in consumer groups, channels",
+        faults: "SIGKILL of members, members added, connections closed by the server",
+        tests: &[
+            "connectors/tests/redis/main.rs::with_a_real_server",
+            "connectors/tests/redis/source.rs::a_lost_connection_repeats_nothing",
+            "connectors/tests/redis/source.rs::what_a_consumer_that_is_gone_had_pending_is_taken_over",
+            "pipeline/tests/redis.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
         ..SOURCE
     },
@@ -227,6 +236,13 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         faults: "Prometheus restarted; samples that it refuses",
         tests: &[
             "connectors/tests/sink_prometheus.rs::prometheus_gets_every_sample_although_it_is_restarted",
+        name: "redis",
+        with: "Redis 7.0.15: streams, lists, channels; TLS with client certificates",
+        faults: "SIGKILL, a server that is not a master for a while",
+        tests: &[
+            "connectors/tests/redis/main.rs::with_tls_and_a_password",
+            "connectors/tests/redis/sink.rs::documents_become_entries_elements_and_messages",
+            "pipeline/tests/redis.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
         ..SINK
     },

@@ -102,7 +102,15 @@ fn below(root: &Value, property: &Value, path: &str, rows: &mut Vec<String>) {
         below(root, &schema["additionalProperties"], &format!("{path}.*"), rows);
     }
     for alternative in schema["oneOf"].as_array().into_iter().flatten() {
-        keys(root, alternative, &format!("{path}."), rows);
+        // Its one key is not required: it is what chooses it.
+        let mut chosen = alternative.clone();
+        chosen["required"] = Value::Null;
+        if let Some(properties) = chosen["properties"].as_object_mut() {
+            for property in properties.values_mut().filter(|property| property["description"].is_null()) {
+                property["description"] = alternative["description"].clone();
+            }
+        }
+        keys(root, &chosen, &format!("{path}."), rows);
     }
     keys(root, schema, &format!("{path}."), rows);
 }

@@ -4,7 +4,7 @@
 //! confirmed every message; what it refuses for good becomes a reject.
 
 mod deliveries;
-mod text;
+mod topic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +22,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::deliveries::{Deliveries, Outcome, Reports, Row, is_about_the_message, is_about_the_topic, opaque};
-use self::text::{Text, make_topic};
+use self::topic::make_topic;
 use super::http_rejects::{Refused, merge};
+use super::text::Text;
 use crate::context::ConnectorContext;
 use crate::document::Documents;
 use crate::error::ConnectorError;

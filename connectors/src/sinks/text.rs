@@ -1,12 +1,9 @@
-//! Topics, keys and header values made of constants, time and column values.
+//! Names, keys and header values made of constants, time and column values.
 
 use arrow::array::ArrayRef;
 use logdrive_schemas::{Batch, RowSchema};
 
-use super::super::template::{EventTimes, Part, format_time, parse_parts, value_text};
-
-/// What Kafka allows for the name of a topic, in bytes.
-const TOPIC_BYTES_MAX: usize = 249;
+use super::template::{EventTimes, Part, format_time, parse_parts, value_text};
 
 /// Text with placeholders: `%…` is strftime (UTC) of the event time, `{column}` a value.
 #[derive(Clone, Debug)]
@@ -18,6 +15,7 @@ impl Text {
     }
 
     /// The text, if it is the same for every row.
+    #[cfg(feature = "kafka")]
     pub(super) fn constant(&self) -> Option<String> {
         let text = |part: &Part| match part {
             Part::Text(text) => Some(text.clone()),
@@ -80,21 +78,9 @@ impl Bound<'_> {
     }
 }
 
-/// Makes the name of a topic of any text: what Kafka does not allow becomes `_`.
-pub(super) fn make_topic(name: &mut String) {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if !name.chars().all(is_allowed) {
-        *name = name.chars().map(|c| if is_allowed(c) { c } else { '_' }).collect();
-    }
-    name.truncate(TOPIC_BYTES_MAX);
-    if matches!(name.as_str(), "" | "." | "..") {
-        name.replace_range(.., "_");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixtures::events;
+    use super::super::fixtures::events;
     use super::*;
 
     #[test]
@@ -107,21 +93,9 @@ mod tests {
         assert_eq!(out, "1970-a/ä");
         assert!(!bound.write(1, &mut out));
         let constant = Text::parse("logs").unwrap();
-        assert!(constant.constant().as_deref() == Some("logs") && constant.bind(&batch).write(1, &mut out));
+        #[cfg(feature = "kafka")]
+        assert_eq!(constant.constant().as_deref(), Some("logs"));
+        assert!(constant.bind(&batch).write(1, &mut out));
         assert_eq!(out, "logs");
-    }
-
-    #[test]
-    fn every_text_makes_a_topic() {
-        for (text, topic) in
-            [("events-a.b_C9", "events-a.b_C9"), ("a/ä b", "a___b"), ("", "_"), ("..", "_"), ("...", "...")]
-        {
-            let mut name = text.to_owned();
-            make_topic(&mut name);
-            assert_eq!(name, topic);
-        }
-        let mut long = "x".repeat(400);
-        make_topic(&mut long);
-        assert_eq!(long.len(), 249);
     }
 }
