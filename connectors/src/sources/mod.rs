@@ -2,6 +2,7 @@
 
 pub mod beats;
 pub mod file;
+pub mod forward;
 pub mod generate;
 pub mod http;
 #[cfg(feature = "kafka")]
@@ -26,6 +27,7 @@ use crate::source::SourceEntry;
 pub const SOURCES: &[SourceEntry] = &[
     SourceEntry::of::<beats::Beats>(),
     SourceEntry::of::<file::File>(),
+    SourceEntry::of::<forward::Forward>(),
     SourceEntry::of::<generate::Generate>(),
     SourceEntry::of::<http::Http>(),
     #[cfg(feature = "kafka")]

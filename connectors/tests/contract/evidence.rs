@@ -40,6 +40,18 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ],
         ..SOURCE
     },
+    Evidence {
+        name: "forward",
+        with: "the Fluentd project's client for Node.js, @fluent-org/logger 1.0.10: every mode, acknowledgements, shared key \
+               and users, TLS; Fluentd and Fluent Bit themselves could not be had",
+        faults: "SIGKILL; lengths and nesting that lie, expansion, broken events",
+        tests: &[
+            "connectors/tests/sources_net/forward.rs::the_projects_own_client_is_understood",
+            "connectors/tests/sources_net/forward.rs::hostile_frames_end_their_connection_alone",
+            "pipeline/tests/forward.rs::what_was_acknowledged_arrives_although_the_binary_is_killed",
+        ],
+        ..SOURCE
+    },
     Evidence { name: "generate", has_log: true, ..SOURCE },
     Evidence {
         name: "http",

@@ -11,6 +11,9 @@ mod certificates;
 #[path = "../components/mod.rs"]
 mod components;
 mod config;
+#[path = "../fluent/mod.rs"]
+mod fluent;
+mod forward;
 mod hostile;
 mod http;
 #[path = "../lumber/mod.rs"]
