@@ -3,6 +3,7 @@
 //! **Architecture invariant:** nothing here knows timely. A connector is tested without a dataflow.
 
 pub mod buffer;
+pub mod client_tls;
 pub mod context;
 pub mod decoder;
 pub mod decoders;

@@ -1,10 +1,11 @@
 //! Where data leaves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, Node};
-use logdrive_schemas::{Batch, Epoch};
+use logdrive_schemas::{Batch, Edit, Epoch, Layout};
 
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
@@ -85,6 +86,28 @@ pub struct Computed {
     pub sql: String,
     /// Whether it is a condition.
     pub condition: bool,
+}
+
+/// A batch whose documents lack the columns that were computed for a sink, whose names begin with `prefix`.
+pub(crate) fn without_computed(batch: &Batch, prefix: &str) -> Batch {
+    let layout = match &**batch.layout() {
+        Layout::Columns => {
+            let schema = batch.schema();
+            let kept: Vec<_> = (0..schema.fields().len())
+                .filter(|idx| !schema.field(*idx).name().starts_with(prefix))
+                .collect();
+            return match batch.rows().project(&kept) {
+                Ok(rows) => batch.clone().with_rows(rows, Arc::clone(batch.layout())),
+                // No index is out of range.
+                Err(_) => batch.clone(),
+            };
+        }
+        Layout::Original(edits) => {
+            let of_sink = |edit: &&Edit| matches!(edit, Edit::Set { key } if key.starts_with(prefix));
+            Layout::Original(edits.iter().filter(|edit| !of_sink(edit)).cloned().collect())
+        }
+    };
+    batch.clone().with_rows(batch.rows().clone(), Arc::new(layout))
 }
 
 /// What a sink looks at, for field-need analysis.

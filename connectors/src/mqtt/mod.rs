@@ -8,4 +8,5 @@ pub(crate) mod connection;
 pub(crate) mod packet;
 pub mod settings;
 
-pub use settings::{Endpoint, LastWill, Qos, Tls, Version};
+pub use crate::client_tls::Tls;
+pub use settings::{Endpoint, LastWill, Qos, Version};

@@ -21,6 +21,7 @@ mod pending;
 pub mod prometheus_remote_write;
 pub mod redis;
 pub mod stdout;
+pub mod syslog;
 pub mod tcp;
 mod tcp_unsent;
 pub mod template;
@@ -47,5 +48,6 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<prometheus_remote_write::PrometheusRemoteWrite>(),
     SinkEntry::of::<redis::Redis>(),
     SinkEntry::of::<stdout::Stdout>(),
+    SinkEntry::of::<syslog::Syslog>(),
     SinkEntry::of::<tcp::Tcp>(),
 ];

@@ -260,6 +260,16 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     },
     Evidence { name: "stdout", ..SINK },
     Evidence {
+        name: "syslog",
+        with: "rsyslog 8.2302 and syslog-ng 3.38 as receivers: UDP, TCP in both framings, TLS with client certificates",
+        faults: "a receiver that is not there yet",
+        tests: &[
+            "connectors/tests/sink_syslog/main.rs::rsyslog_takes_it_over_udp_tcp_and_tls",
+            "connectors/tests/sink_syslog/main.rs::syslog_ng_takes_it_over_udp_tcp_and_tls",
+        ],
+        ..SINK
+    },
+    Evidence {
         name: "tcp",
         with: "plain sockets",
         faults: "a far end that closes midway, or takes nothing",

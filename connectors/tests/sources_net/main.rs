@@ -20,6 +20,8 @@ mod http;
 mod lumber;
 mod metrics;
 mod otlp;
+#[path = "../support/packages.rs"]
+mod packages;
 mod senders;
 mod support;
 mod syslog;

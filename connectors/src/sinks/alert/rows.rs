@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::book::{Found, Seen};
 use super::{Alert, millis};
 use crate::document::Documents;
-use crate::sink::Computed;
+use crate::sink::{Computed, without_computed};
 use crate::sinks::template::value_text;
 
 /// What the names of all computed columns begin with.
@@ -58,7 +58,8 @@ impl Columns<'_> {
 /// The findings of a batch, one for each route that a row matches; how many rows match none; rows that are no findings.
 pub(super) fn read(config: &Alert, batch: &Batch, at: i64) -> (Vec<Found>, u64, Vec<Reject>) {
     let columns = Columns(batch.rows());
-    let documents = Documents::new(batch);
+    let plain = without_computed(batch, PREFIX);
+    let documents = Documents::new(&plain);
     let tenant = batch.rows().column_by_name("tenant");
     let (mut all, mut n_unrouted, mut rejects) = (Vec::new(), 0, Vec::new());
     for row in 0..batch.num_rows() {
@@ -119,18 +120,12 @@ fn severity_of(text: &str) -> Option<Severity> {
     }
 }
 
-/// The row as it came to the sink, without what was computed for it.
+/// The row as it came to the sink.
 fn document(documents: &Documents<'_>, row: usize) -> Value {
     let mut text = Vec::new();
     documents.write(row, &mut text);
-    match serde_json::from_slice(&text) {
-        Ok(Value::Object(mut members)) => {
-            members.retain(|name, _| !name.starts_with(PREFIX));
-            Value::Object(members)
-        }
-        Ok(value) => value,
-        Err(_) => Value::String(String::from_utf8_lossy(&text).into_owned()),
-    }
+    serde_json::from_slice(&text)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// What time makes due.
