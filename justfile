@@ -14,7 +14,7 @@ test *filter:
 golden:
     INSTA_UPDATE=always cargo test -p logdrive --test config_errors
 
-# Fuzz one target: json, access_log, syslog, config, buffer, bulk, lumberjack, relp, exposition or octet_counting. Needs cargo-fuzz and a
+# Fuzz one target: json, access_log, syslog, config, buffer, bulk, lumberjack, forward, relp, exposition or octet_counting. Needs cargo-fuzz and a
 # nightly compiler.
 fuzz target *args:
     cargo +nightly fuzz run {{target}} --fuzz-dir benches/fuzz {{args}}

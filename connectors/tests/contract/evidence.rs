@@ -40,18 +40,6 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ],
         ..SOURCE
     },
-    Evidence {
-        name: "forward",
-        with: "the Fluentd project's client for Node.js, @fluent-org/logger 1.0.10: every mode, acknowledgements, shared key \
-               and users, TLS; Fluentd and Fluent Bit themselves could not be had",
-        faults: "SIGKILL; lengths and nesting that lie, expansion, broken events",
-        tests: &[
-            "connectors/tests/sources_net/forward.rs::the_projects_own_client_is_understood",
-            "connectors/tests/sources_net/forward.rs::hostile_frames_end_their_connection_alone",
-            "pipeline/tests/forward.rs::what_was_acknowledged_arrives_although_the_binary_is_killed",
-        ],
-        ..SOURCE
-    },
     Evidence { name: "generate", has_log: true, ..SOURCE },
     Evidence {
         name: "http",
@@ -115,15 +103,6 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         with: "plain sockets",
         tests: &[
             "connectors/tests/sources_net/metrics.rs::statsd_is_aggregated_and_nothing_that_came_is_missing",
-        name: "redis",
-        has_log: true,
-        with: "Redis 7.0.15: streams in consumer groups, channels",
-        faults: "SIGKILL of members, members added, connections closed by the server",
-        tests: &[
-            "connectors/tests/redis/main.rs::with_a_real_server",
-            "connectors/tests/redis/source.rs::a_lost_connection_repeats_nothing",
-            "connectors/tests/redis/source.rs::what_a_consumer_that_is_gone_had_pending_is_taken_over",
-            "pipeline/tests/redis.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
         ..SOURCE
     },
@@ -161,18 +140,29 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ..SOURCE
     },
     Evidence {
-        name: "alert",
-        with: "Alertmanager 0.25.0; mail to aiosmtpd 1.4.6 with STARTTLS and TLS. PagerDuty, Slack, Teams, text messages \
-               and webhooks: a stand-in that checks the documented requests, never the services themselves",
-        faults: "SIGKILL, channels that are away, refuse, limit or break connections",
+        name: "redis",
+        has_log: true,
+        with: "Redis 7.0.15: streams in consumer groups, channels",
+        faults: "SIGKILL of members, members added, connections closed by the server",
         tests: &[
-            "connectors/tests/sink_alert/real.rs::alertmanager_shows_what_is_open_and_is_told_of_its_end",
-            "connectors/tests/sink_alert/real.rs::mails_arrive_over_starttls",
-            "connectors/tests/sink_alert/shapes.rs::every_channel_is_told_of_beginning_and_end_as_documented",
-            "connectors/tests/sink_alert/faults.rs::a_channel_that_is_down_holds_nothing_up_and_misses_nothing",
-            "pipeline/tests/alerts.rs::no_alert_is_missing_although_the_binary_is_killed_and_a_channel_is_unwell",
+            "connectors/tests/redis/main.rs::with_a_real_server",
+            "connectors/tests/redis/source.rs::a_lost_connection_repeats_nothing",
+            "connectors/tests/redis/source.rs::what_a_consumer_that_is_gone_had_pending_is_taken_over",
+            "pipeline/tests/redis.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
-        ..SINK
+        ..SOURCE
+    },
+    Evidence {
+        name: "forward",
+        with: "the Fluentd project's client for Node.js, @fluent-org/logger 1.0.10: every mode, acknowledgements, shared key \
+               and users, TLS; Fluentd and Fluent Bit themselves could not be had",
+        faults: "SIGKILL; lengths and nesting that lie, expansion, broken events",
+        tests: &[
+            "connectors/tests/sources_net/forward.rs::the_projects_own_client_is_understood",
+            "connectors/tests/sources_net/forward.rs::hostile_frames_end_their_connection_alone",
+            "pipeline/tests/forward.rs::what_was_acknowledged_arrives_although_the_binary_is_killed",
+        ],
+        ..SOURCE
     },
     Evidence {
         name: "audit",
@@ -248,6 +238,35 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         faults: "Prometheus restarted; samples that it refuses",
         tests: &[
             "connectors/tests/sink_prometheus.rs::prometheus_gets_every_sample_although_it_is_restarted",
+        ],
+        ..SINK
+    },
+    Evidence { name: "stdout", ..SINK },
+    Evidence {
+        name: "tcp",
+        with: "plain sockets",
+        faults: "a far end that closes midway, or takes nothing",
+        tests: &[
+            "connectors/tests/sink_http_tcp.rs::tcp_notices_a_far_end_that_closes_midway",
+            "connectors/tests/sink_http_tcp.rs::tcp_gives_up_on_a_far_end_that_takes_nothing",
+        ],
+        ..SINK
+    },
+    Evidence {
+        name: "alert",
+        with: "Alertmanager 0.25.0; mail to aiosmtpd 1.4.6 with STARTTLS and TLS. PagerDuty, Slack, Teams, text messages \
+               and webhooks: a stand-in that checks the documented requests, never the services themselves",
+        faults: "SIGKILL, channels that are away, refuse, limit or break connections",
+        tests: &[
+            "connectors/tests/sink_alert/real.rs::alertmanager_shows_what_is_open_and_is_told_of_its_end",
+            "connectors/tests/sink_alert/real.rs::mails_arrive_over_starttls",
+            "connectors/tests/sink_alert/shapes.rs::every_channel_is_told_of_beginning_and_end_as_documented",
+            "connectors/tests/sink_alert/faults.rs::a_channel_that_is_down_holds_nothing_up_and_misses_nothing",
+            "pipeline/tests/alerts.rs::no_alert_is_missing_although_the_binary_is_killed_and_a_channel_is_unwell",
+        ],
+        ..SINK
+    },
+    Evidence {
         name: "redis",
         with: "Redis 7.0.15: streams, lists, channels; TLS with client certificates",
         faults: "SIGKILL, a server that is not a master for a while",
@@ -258,7 +277,6 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         ],
         ..SINK
     },
-    Evidence { name: "stdout", ..SINK },
     Evidence {
         name: "syslog",
         with: "rsyslog 8.2302 and syslog-ng 3.38 as receivers: UDP, TCP in both framings, TLS with client certificates",
@@ -266,16 +284,6 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         tests: &[
             "connectors/tests/sink_syslog/main.rs::rsyslog_takes_it_over_udp_tcp_and_tls",
             "connectors/tests/sink_syslog/main.rs::syslog_ng_takes_it_over_udp_tcp_and_tls",
-        ],
-        ..SINK
-    },
-    Evidence {
-        name: "tcp",
-        with: "plain sockets",
-        faults: "a far end that closes midway, or takes nothing",
-        tests: &[
-            "connectors/tests/sink_http_tcp.rs::tcp_notices_a_far_end_that_closes_midway",
-            "connectors/tests/sink_http_tcp.rs::tcp_gives_up_on_a_far_end_that_takes_nothing",
         ],
         ..SINK
     },
