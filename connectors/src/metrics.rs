@@ -94,6 +94,10 @@ metrics! {
     sink_errors: IntCounterVec "logdrive_sink_errors_total" ["sink", "kind"];
     /// 1 if the sink's last attempt succeeded.
     sink_up: IntGaugeVec "logdrive_sink_up" ["sink"];
+    /// Requests that a sink lets be under way at once, as it adapts to its far end.
+    sink_concurrency: IntGaugeVec "logdrive_sink_concurrency" ["sink"];
+    /// 0 while an endpoint of a sink rests because it failed.
+    sink_endpoint_up: IntGaugeVec "logdrive_sink_endpoint_up" ["sink", "endpoint"];
     /// Bytes in a sink's disk queue.
     sink_queue_bytes: IntGaugeVec "logdrive_sink_queue_bytes" ["sink"];
     /// Seconds that a flush took.

@@ -333,3 +333,128 @@ async fn templates_of_others_are_left_alone() {
         }
     }
 }
+
+#[tokio::test]
+async fn requests_are_signed_as_amazon_wants_it() {
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+
+    let (server, asked) = scripted(Vec::new()).await;
+    let more = "aws: { region: eu-central-1, access_key_id: AKID, secret_access_key: s3cret }\ngzip: true\n\
+                pipeline: \"a b/c\"\ntemplate: { enabled: false }";
+    let (mut out, _) = sink("elasticsearch", &yaml(&[server.url()], more));
+    assert_eq!(deliver_at_last(&mut *out, &batches(&documents(&[], 10))).await.1, 0);
+    let request = asked.lock().unwrap()[0].clone();
+    let signed = &request.headers["authorization"];
+    assert!(signed.contains("/eu-central-1/es/aws4_request"), "{signed}");
+
+    // The server's part: the same from what arrived.
+    let date = format!("{}+0000", request.headers["x-amz-date"].trim_end_matches('Z'));
+    let date = jiff::fmt::strtime::parse("%Y%m%dT%H%M%S%z", &date).unwrap().to_timestamp().unwrap();
+    let identity = aws_credential_types::Credentials::new("AKID", "s3cret", None, None, "test").into();
+    let params = aws_sigv4::sign::v4::SigningParams::builder()
+        .identity(&identity)
+        .region("eu-central-1")
+        .name("es")
+        .time(date.into())
+        .settings(SigningSettings::default())
+        .build()
+        .unwrap()
+        .into();
+    let names = ["content-encoding", "content-type", "host", "x-amz-content-sha256"];
+    let headers = names.iter().map(|name| (*name, request.headers[*name].as_str()));
+    let url = format!("http://{}{}", server.address, request.target);
+    let body = SignableBody::Precomputed(request.headers["x-amz-content-sha256"].clone());
+    let signable = SignableRequest::new(&request.method, url, headers, body).unwrap();
+    let (_, signature) = sign(signable, &params).unwrap().into_parts();
+    assert!(signed.ends_with(&format!("Signature={signature}")), "{signed} {signature}");
+}
+
+#[tokio::test]
+async fn an_api_key_of_two_parts_is_encoded() {
+    let (server, asked) = scripted(Vec::new()).await;
+    let more = "auth: { api_key: \"id:key\" }\ntemplate: { enabled: false }";
+    let (mut out, _) = sink("elasticsearch", &yaml(&[server.url()], more));
+    deliver_at_last(&mut *out, &batches(&documents(&[], 1))).await;
+    assert_eq!(asked.lock().unwrap()[0].headers["authorization"], "ApiKey aWQ6a2V5");
+}
+
+/// What the server is, what is there, and what becomes of policy and template.
+#[tokio::test]
+async fn policies_are_installed_in_the_words_of_the_server_and_done_without_where_it_has_none() {
+    let elastic = json!({ "version": { "number": "8.15.0" }, "tagline": "You Know, for Search" });
+    let open = json!({ "version": { "number": "2.19.0", "distribution": "opensearch" } });
+    let (ilm, ism) = ("/_ilm/policy/logdrive-logs", "/_plugins/_ism/policies/logdrive-logs");
+    let other = json!({ "_seq_no": 4, "_primary_term": 2, "policy": { "description": "mine" } });
+    let earlier =
+        json!({ "_seq_no": 4, "_primary_term": 2, "policy": { "description": "Made by Logdrive: x" } });
+    let of_others = json!({ "logdrive-logs": { "policy": { "phases": {} } } });
+    for (version, found, refused, installed, lifecycle) in [
+        (&elastic, None, false, Some(ilm.to_owned()), "ilm"),
+        (&elastic, Some(of_others), false, None, "ilm"),
+        (&elastic, None, true, None, ""),
+        (&open, None, false, Some(ism.to_owned()), "ism"),
+        (&open, Some(other), false, None, "ism"),
+        (&open, Some(earlier), false, Some(format!("{ism}?if_seq_no=4&if_primary_term=2")), "ism"),
+        (&open, None, true, None, ""),
+        (&json!({}), None, false, Some(ilm.to_owned()), "ilm"),
+    ] {
+        let put = Arc::new(Mutex::new(BTreeMap::new()));
+        let (kept, version_too) = (Arc::clone(&put), version.clone());
+        let server = Server::start(move |request| {
+            let of_policy = request.target.starts_with(ilm) || request.target.starts_with(ism);
+            match (request.method.as_str(), request.target.as_str()) {
+                ("GET", "/") => Reaction::json(200, &version_too),
+                ("GET", _) if of_policy => match &found {
+                    Some(found) => Reaction::json(200, found),
+                    None => Reaction::status(if refused { 400 } else { 404 }),
+                },
+                ("PUT", _) if of_policy && refused => {
+                    Reaction::json(403, &json!({ "error": "current license is non-compliant" }))
+                }
+                ("PUT", _) => {
+                    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+                    kept.lock().unwrap().insert(request.target.clone(), body);
+                    Reaction::json(200, &json!({ "acknowledged": true }))
+                }
+                ("GET", target) if target.starts_with("/_index_template") => Reaction::status(404),
+                _ => Reaction::json(200, &json!({})),
+            }
+        });
+        let server = server.await;
+        let (mut out, _) = sink("elasticsearch", &yaml(&[server.url()], "lifecycle: {}"));
+        out.connect().await.unwrap();
+        let put = put.lock().unwrap();
+        let policies: Vec<_> =
+            put.keys().filter(|path| !path.starts_with("/_index_template")).cloned().collect();
+        assert_eq!(policies, Vec::from_iter(installed), "{version}");
+        let template = &put["/_index_template/logdrive-logs"];
+        let settings = &template["template"]["settings"]["index"];
+        let named = settings["lifecycle"]["name"].as_str() == Some("logdrive-logs");
+        let compressed = settings["codec"] == "best_compression";
+        assert_eq!((named, compressed), (lifecycle == "ilm", lifecycle == "ism"), "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_answers_but_does_no_work_rests_while_others_work() {
+    let good = BulkServer::start(1, NO_FAULTS).await;
+    let n_asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let kept = Arc::clone(&n_asked);
+    let bad = Server::start(move |request| {
+        if request.target.starts_with("/_bulk") {
+            kept.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            return Reaction::status(502);
+        }
+        Reaction::json(200, &json!({}))
+    });
+    let bad = bad.await;
+    let more = "batch: { max_bytes: 300 }\nconcurrency: 1\ntemplate: { enabled: false }";
+    let (mut out, cx) = sink("elasticsearch", &yaml(&[bad.url(), good.server.url()], more));
+    assert_eq!(deliver_at_last(&mut *out, &batches(&documents(&[], 200))).await.1, 0);
+    assert_eq!(good.books().stored.len(), 200);
+    assert_eq!(n_asked.load(std::sync::atomic::Ordering::SeqCst), 3, "three times, then it rests");
+    let up = |server: &Server| {
+        cx.metrics.sink_endpoint_up.with_label_values(&["out", &format!("{}/", server.url())]).get()
+    };
+    assert_eq!((up(&bad), up(&good.server)), (0, 1));
+}

@@ -174,8 +174,8 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence { name: "blackhole", ..SINK },
     Evidence {
         name: "elasticsearch",
-        with: "Elasticsearch 9.5.3, OpenSearch 3.8.0",
-        faults: "SIGKILL, a server that is away, answers that never come, requests refused in part",
+        with: "Elasticsearch 9.5.3, OpenSearch 3.8.0: indices, data streams, TLS in front; policies (ILM, ISM) and signatures only against a stand-in",
+        faults: "SIGKILL, a server that is away, answers that never come, requests refused in part; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sink_elasticsearch_real.rs::",
             "pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing",

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub(crate) mod bulk;
+pub(crate) mod component;
+pub(crate) mod proxy;
 pub(crate) mod server;
 
 use std::sync::Arc;

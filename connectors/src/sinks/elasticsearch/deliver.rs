@@ -11,6 +11,7 @@
 //! | 401, 403, 404 and the like | the sink pauses: the runtime keeps the data, and connects again for ever |
 //! | other number of items, cut, timeout, 429, 5xx | nobody knows: all again with the same ids, after a pause; the sink pauses after some attempts without any answer |
 //! | nobody there | the next endpoint at once; none left: the sink pauses |
+//! | 5xx, timeout or a cut answer, three times in a row | that endpoint rests while others work |
 //!
 //! Items of one request stay in their order. Ids are unique per message, so no two items of different requests
 //! concern one document, unless they are the two copies of a replay, which are equal.
@@ -18,7 +19,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use logdrive_schemas::Reject;
@@ -144,7 +145,6 @@ pub(super) async fn deliver(delivery: Arc<Delivery>, mut bulk: Bulk) -> Result<R
         match delivery.attempt(&bulk, &items).await {
             Outcome::Answered(Answer::AllDone) => {
                 delivery.counters.rows.inc_by(items.len() as u64);
-                delivery.gate.widen();
                 (n_failed, n_unclear) = (0, 0);
             }
             Outcome::Answered(Answer::Items(verdicts)) => {
@@ -210,8 +210,19 @@ impl Delivery {
             body: Some(body),
             timeout: self.timeout,
         };
+        let (n_bytes, began) = (bulk.bytes(items), Instant::now());
         match endpoint.send(call).await {
-            Ok(reply) => self.judge(endpoint.name(), &reply, items.len()),
+            Ok(reply) => {
+                match reply.status {
+                    200 => {
+                        endpoint.worked();
+                        self.gate.answered(n_bytes, began.elapsed());
+                    }
+                    500.. => self.endpoints.failed(endpoint),
+                    _ => {}
+                }
+                self.judge(endpoint.name(), &reply, items.len())
+            }
             Err(NoReply::Unreachable(reason)) => {
                 self.counters.error("unreachable");
                 tracing::warn!(endpoint = endpoint.name(), reason, "A request could not be sent.");
@@ -219,7 +230,7 @@ impl Delivery {
                 Outcome::Elsewhere
             }
             Err(error) => {
-                self.endpoints.rest_if_others(endpoint);
+                self.endpoints.failed(endpoint);
                 let busy = matches!(error, NoReply::Timeout);
                 let kind = if busy { "timeout" } else { "broken" };
                 Outcome::Again { kind, busy, reason: error.to_string(), after: None }
@@ -305,8 +316,6 @@ impl Delivery {
         }
         if overloaded {
             self.gate.narrow();
-        } else {
-            self.gate.widen();
         }
         if let Some(reason) = said {
             tracing::warn!(n_rows = again.len(), reason, "Rows will be sent again.");

@@ -87,9 +87,14 @@ impl IndexPattern {
         Ok(Self { parts, value_max, age_max })
     }
 
+    /// Whether names have a date in them.
+    pub(super) fn is_timed(&self) -> bool {
+        self.parts.iter().any(|p| matches!(p, Part::Time(_)))
+    }
+
     /// The columns that names are made of.
     pub(super) fn columns(&self) -> Vec<String> {
-        let timed = self.parts.iter().any(|p| matches!(p, Part::Time(_)));
+        let timed = self.is_timed();
         let named = self.parts.iter().filter_map(|part| match part {
             Part::Column(name) => Some(name.clone()),
             _ => None,

@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use logdrive_schemas::catalogue;
 use opensearch::http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::endpoints::{Call, Endpoint, NoReply, Reply};
+use super::lifecycle::Attached;
 use crate::error::ConnectorError;
 use crate::sinks::http_rejects::excerpt;
 
@@ -19,10 +20,29 @@ const TEXT_OR_OBJECT: &[&str] = &["host", "service", "source", "url", "user_agen
 
 /// The template for indices whose names match `pattern`: the catalogue's e-commerce fields, of which an index holds
 /// those that occur.
-pub(super) fn body(pattern: &str) -> Value {
+pub(super) fn body(pattern: &str, data_stream: bool, attached: &Attached) -> Value {
     let mut schema = catalogue::find("ecommerce").expect("the catalogue has it");
     schema.fields.retain(|(name, _)| !TEXT_OR_OBJECT.contains(&name.as_str()));
-    catalogue::index_template(&schema, pattern)
+    let mut body = catalogue::index_template(&schema, pattern);
+    // `_meta` says what is in it, so that a template of an earlier configuration is told from this one.
+    if data_stream {
+        body["data_stream"] = json!({});
+        body["_meta"]["data_stream"] = json!(true);
+    }
+    let settings = &mut body["template"]["settings"]["index"];
+    match attached {
+        Attached::Nothing => {}
+        Attached::Ilm(policy) => {
+            settings["lifecycle"] = json!({ "name": policy });
+            body["_meta"]["lifecycle"] = json!({ "ilm": policy });
+        }
+        // The policy names the indices that it is for, but cannot change how they are compressed.
+        Attached::Ism => {
+            settings["codec"] = json!("best_compression");
+            body["_meta"]["lifecycle"] = json!("ism");
+        }
+    }
+    body
 }
 
 /// What to install.
@@ -31,6 +51,7 @@ pub(super) struct Template {
     pub(super) name: String,
     pub(super) pattern: String,
     pub(super) overwrite: bool,
+    pub(super) data_stream: bool,
 }
 
 impl Template {
@@ -39,9 +60,13 @@ impl Template {
     /// # Errors
     /// If the server does not let us. The sink then pauses, since documents indexed without the template would have
     /// wrong types for as long as their index lives.
-    pub(super) async fn install(&self, endpoint: &Endpoint) -> Result<(), ConnectorError> {
+    pub(super) async fn install(
+        &self,
+        endpoint: &Endpoint,
+        attached: &Attached,
+    ) -> Result<(), ConnectorError> {
         let path = format!("_index_template/{}", self.name);
-        let wanted = body(&self.pattern);
+        let wanted = body(&self.pattern, self.data_stream, attached);
         let found = self.check(endpoint, endpoint.send(Call::get(&path, TIMEOUT)).await, &[200, 404])?;
         if found.status == 200 {
             let found: Value = serde_json::from_slice(&found.body).unwrap_or_default();
@@ -93,8 +118,19 @@ mod tests {
 
     #[test]
     fn what_is_an_object_in_syslog_and_access_logs_is_left_open() {
-        let properties = &body("x-*")["template"]["mappings"]["properties"];
+        let properties = &body("x-*", false, &Attached::Nothing)["template"]["mappings"]["properties"];
         assert!(properties["tenant"].is_object());
         assert!(TEXT_OR_OBJECT.iter().all(|name| properties[name].is_null()), "{properties}");
+    }
+
+    #[test]
+    fn a_policy_and_a_data_stream_change_what_the_template_says_of_itself() {
+        let plain = body("x-*", false, &Attached::Nothing);
+        let stream = body("x", true, &Attached::Ilm("p".into()));
+        assert!(plain["data_stream"].is_null() && stream["data_stream"].is_object());
+        assert_eq!(stream["template"]["settings"]["index"]["lifecycle"]["name"], "p");
+        let merged = body("x-*", false, &Attached::Ism);
+        assert_eq!(merged["template"]["settings"]["index"]["codec"], "best_compression");
+        assert!(plain["_meta"] != stream["_meta"] && plain["_meta"] != merged["_meta"]);
     }
 }

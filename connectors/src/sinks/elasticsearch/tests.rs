@@ -80,7 +80,7 @@ fn patterns_know_their_columns_and_wildcard() {
 
 #[test]
 fn the_template_is_marked_as_ours() {
-    let body = template::body("logs-*");
+    let body = template::body("logs-*", false, &super::lifecycle::Attached::Nothing);
     assert_eq!(body["_meta"]["managed_by"], "logdrive");
     assert_eq!(body["index_patterns"][0], "logs-*");
 }
@@ -97,6 +97,7 @@ fn the_promise_depends_on_ids() {
     assert_eq!(config("").guarantee(), Guarantee::ExactlyOnce);
     assert_eq!(config(", id: none").guarantee(), Guarantee::AtLeastOnce);
     assert_eq!(config(", op: index").guarantee(), Guarantee::AtLeastOnce);
+    assert_eq!(config(", data_stream: true").guarantee(), Guarantee::AtLeastOnce);
     let columns = ["@timestamp", "b", "c"].map(str::to_owned).to_vec();
     assert_eq!(config("").reads(), Reads::Document(columns));
     let secret = config(", auth: { api_key: t0psecret }");
