@@ -31,5 +31,6 @@ pub use sink::{Guarantee, Sink, SinkConfig, SinkEntry};
 pub use sinks::SINKS;
 pub use source::{
     Ack, Budget, Intake, Listener, NotDurable, Received, Source, SourceConfig, SourceEntry, SourceKind,
+    partition_of,
 };
 pub use sources::SOURCES;

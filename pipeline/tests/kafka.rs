@@ -23,19 +23,31 @@ use support::message::seq_of;
 use support::search::{Manners, Search};
 
 const MESSAGES: usize = 120_000;
-const PORT: u16 = 19_592;
-/// How long everything may take to arrive at last.
+const PORT: u16 = 21_330;
+/// Of the broker of the other test.
+const PORT_TOO: u16 = 21_332;
+/// How long everything may take to arrive at last, unless there is more of it than usual.
 const ARRIVAL_MAX: Duration = Duration::from_secs(240);
 
+/// As much as usual, or as the environment says.
+fn n_messages() -> usize {
+    let messages = std::env::var("LOGDRIVE_KAFKA_MESSAGES").ok().and_then(|n| n.parse().ok());
+    messages.unwrap_or(MESSAGES)
+}
+
+fn arrival_max() -> Duration {
+    ARRIVAL_MAX.max(Duration::from_micros(1000 * n_messages() as u64))
+}
+
 /// A broker on a port of its own, stopped and wiped when dropped.
-struct Broker(PathBuf);
+struct Broker(PathBuf, u16);
 
 impl Broker {
     /// `None` if it cannot be had here.
-    fn start() -> Option<Self> {
+    fn start(port: u16) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
         let shared = std::env::var_os("LOGDRIVE_SHARED").map_or(root, PathBuf::from);
-        let broker = Self(shared.join("components/kafka.sh"));
+        let broker = Self(shared.join("components/kafka.sh"), port);
         let ready = broker.0.exists() && ["install", "wipe", "start"].iter().all(|verb| broker.run(verb));
         ready.then_some(broker)
     }
@@ -45,7 +57,7 @@ impl Broker {
         command.arg(verb).env("KAFKA_PARTITIONS", "6");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if verb != "install" {
-            command.arg(PORT.to_string());
+            command.arg(self.1.to_string());
         }
         command.status().is_ok_and(|status| status.success())
     }
@@ -93,12 +105,12 @@ struct Feeder {
 }
 
 impl Feeder {
-    fn start(n_all: usize) -> Self {
+    fn start(broker: u16, n_all: usize) -> Self {
         let port = free_port();
         let lab = Lab::new(&format!(
             r#"
 sources: {{ in: {{ type: tcp, listen: "127.0.0.1:{port}", schema: {{ fields: {{ seq: int64 }} }} }} }}
-sinks: {{ out: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{PORT}"], topic: numbered }} }}
+sinks: {{ out: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{broker}"], topic: numbered }} }}
 "#
         ));
         let pipeline = lab.run();
@@ -106,9 +118,16 @@ sinks: {{ out: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{PORT}"], topic
         Self { _pipeline: pipeline, _lab: lab, stream, n_sent: 0, n_all }
     }
 
+    /// Feeds until this many are sent.
+    fn feed(&mut self, upto: usize) {
+        let lines: String = (self.n_sent..upto).map(|n| format!("{{\"seq\":{n}}}\n")).collect();
+        self.stream.write_all(lines.as_bytes()).unwrap();
+        self.n_sent = upto;
+    }
+
     /// Feeds until the index holds `n` documents.
     fn until_stored(&mut self, n: usize, search: &Search) {
-        let deadline = Instant::now() + ARRIVAL_MAX;
+        let deadline = Instant::now() + arrival_max();
         let ahead = self.n_all / 5;
         while search.n_documents() < n {
             let upto = (search.n_documents() + ahead).min(self.n_all).max(self.n_sent);
@@ -123,15 +142,14 @@ sinks: {{ out: {{ type: kafka, from: [in], endpoint: ["127.0.0.1:{PORT}"], topic
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_of_a_group_are_killed_and_added_and_nothing_is_missing() {
-    let Some(_broker) = Broker::start() else {
+    let Some(_broker) = Broker::start(PORT) else {
         writeln!(&mut stdout(), "skipped: kafka: broker not at hand").unwrap();
         return;
     };
-    let messages = std::env::var("LOGDRIVE_KAFKA_MESSAGES").ok().and_then(|n| n.parse().ok());
-    let n_messages: usize = messages.unwrap_or(MESSAGES);
+    let n_messages = n_messages();
     let search = Search::start(1, Manners::default()).await;
     let started = Instant::now();
-    let mut feeder = Feeder::start(n_messages);
+    let mut feeder = Feeder::start(PORT, n_messages);
     feeder.until_stored(0, &search);
     let labs: Vec<Lab> = (0..4).map(|_| member(&search)).collect();
     let mut members: BTreeMap<usize, Pipeline> = (0..3).map(|n| (n, labs[n].run())).collect();
@@ -170,7 +188,7 @@ sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
     ));
     let reading = reader.run();
     let mut seen = vec![0_u32; n_messages];
-    until_within(ARRIVAL_MAX, "everything is copied", || {
+    until_within(arrival_max(), "everything is copied", || {
         seen.fill(0);
         for line in reader.lines("out.ndjson") {
             seen[seq_of(&line).unwrap() as usize] += 1;
@@ -186,5 +204,75 @@ sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
         "{n_messages} messages in {took:?}, {n_kills} members killed: search {n_messages}, {} sent again and \
          recognised; topic {n_messages} and {n_repeated} repeated",
         search.n_conflicts()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_again_and_again_a_copy_by_transactions_is_exact() {
+    const N_MESSAGES: usize = 240_000;
+    const N_KILLS: usize = 6;
+    let Some(_broker) = Broker::start(PORT_TOO) else {
+        writeln!(&mut stdout(), "skipped: kafka: broker not at hand").unwrap();
+        return;
+    };
+    let mut feeder = Feeder::start(PORT_TOO, N_MESSAGES);
+    let copy = Lab::new(&format!(
+        r#"
+sources:
+  in:
+    type: kafka
+    endpoint: ["127.0.0.1:{PORT_TOO}"]
+    topics: [numbered]
+    group: copies
+    options: {{ group.instance.id: one, session.timeout.ms: 30000, heartbeat.interval.ms: 500 }}
+    schema: {{ fields: {{ seq: int64 }} }}
+sinks:
+  copy:
+    type: kafka
+    from: [in]
+    endpoint: ["127.0.0.1:{PORT_TOO}"]
+    topic: copied
+    transactional_id: copy-one
+    batch: {{ timeout: 20ms }}
+"#
+    ));
+    let reader = Lab::new(&format!(
+        r#"
+sources: {{ in: {{ type: kafka, endpoint: ["127.0.0.1:{PORT_TOO}"], topics: [copied], group: reader, schema: {{ fields: {{ seq: int64 }} }} }} }}
+sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
+"#
+    ));
+    feeder.feed(N_MESSAGES);
+    let reading = reader.run();
+    let rows = |pipeline: &Pipeline, what: &str| {
+        pipeline.metric(&format!("logdrive_sink_{what}_total"), "sink=\"copy\"").unwrap_or(0.0)
+    };
+    let mut n_skipped = 0.0;
+    for _ in 0..N_KILLS {
+        let pipeline = copy.run();
+        // In the midst of it, unless it is too fast for that.
+        until_within(ARRIVAL_MAX, "some are copied", || {
+            rows(&pipeline, "rows") >= 5000.0 || reader.lines("out.ndjson").len() >= N_MESSAGES
+        });
+        n_skipped += rows(&pipeline, "duplicate_rows");
+        pipeline.kill();
+    }
+    let last = copy.run();
+    // A partition is in order: what comes twice comes before the last of what comes once.
+    let mut seen = vec![0_u32; N_MESSAGES];
+    until_within(ARRIVAL_MAX, "everything is copied", || {
+        seen.fill(0);
+        for line in reader.lines("out.ndjson") {
+            seen[seq_of(&line).unwrap() as usize] += 1;
+        }
+        seen.iter().all(|n| *n > 0)
+    });
+    n_skipped += rows(&last, "duplicate_rows");
+    last.stop();
+    reading.stop();
+    let n_twice = seen.iter().filter(|n| **n > 1).count();
+    assert_eq!(n_twice, 0);
+    println!(
+        "{N_MESSAGES} messages, {N_KILLS} kills: {N_MESSAGES} copied once each, {n_skipped} repeated and skipped"
     );
 }

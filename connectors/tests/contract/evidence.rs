@@ -51,10 +51,11 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "kafka",
         has_log: true,
-        with: "Apache Kafka 4.3.1",
-        faults: "SIGKILL of members, members added, partitions taken away",
+        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512",
+        faults: "SIGKILL of members, members added, partitions taken away; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/kafka/main.rs::with_a_real_broker",
+            "connectors/tests/kafka/hardship.rs::",
             "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
         ..SOURCE
@@ -198,10 +199,12 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     },
     Evidence {
         name: "kafka",
-        with: "Apache Kafka 4.3.1",
-        faults: "SIGKILL, broker restarted",
+        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512",
+        faults: "SIGKILL (with transactions nothing twice), broker restarted; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/kafka/main.rs::with_a_real_broker",
+            "connectors/tests/kafka/hardship.rs::",
+            "pipeline/tests/kafka.rs::killed_again_and_again_a_copy_by_transactions_is_exact",
             "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
         ..SINK

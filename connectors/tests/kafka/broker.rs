@@ -16,6 +16,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::Certificates;
+use crate::support::proxy::Proxy;
+
 /// No single wait is longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,22 +26,95 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Broker {
     script: PathBuf,
     port: u16,
+    /// Certificates of the secure listener.
+    pub(crate) certificates: Certificates,
 }
+
+/// From the port of the broker: its secure listener, the one that is reached through a proxy, and that proxy.
+const SECURE: u16 = 2;
+const FAULTY: u16 = 3;
+const PROXY: u16 = 4;
+/// Who may use the secure listener.
+pub(crate) const USER: &str = "shop";
+pub(crate) const PASSWORD: &str = "t0psecret";
 
 impl Broker {
     /// `None` if it cannot be had here.
     pub(crate) fn start(port: u16) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
         let shared = std::env::var_os("LOGDRIVE_SHARED").map_or(root, PathBuf::from);
-        let broker = Self { script: shared.join("components/kafka.sh"), port };
+        let script = shared.join("components/kafka.sh");
+        let broker = Self { script, port, certificates: Certificates::new() };
         let ready =
             broker.script.exists() && broker.run("install") && broker.run("wipe") && broker.run("start");
         ready.then_some(broker)
     }
 
+    /// Its configuration beside the script's.
+    fn settings(&self) -> String {
+        let (port, controller) = (self.port, self.port + 1);
+        let (secure, faulty, proxy) = (port + SECURE, port + FAULTY, port + PROXY);
+        let pem = |name: &str| std::fs::read_to_string(self.certificates.path(name)).unwrap();
+        let store = self.certificates.path("store.pem");
+        std::fs::write(&store, pem("server.key") + &pem("server.pem")).unwrap();
+        // The script's separator is written as an escape.
+        let login = |module: &str, rest: &str| {
+            format!("org.apache.kafka.common.security.{module} required{rest}\\u003b")
+        };
+        let plain = login("plain.PlainLoginModule", &format!(" user_{USER}=\"{PASSWORD}\""));
+        let scram = login("scram.ScramLoginModule", "");
+        [
+            format!(
+                "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
+                 SECURE://127.0.0.1:{secure},FAULTY://127.0.0.1:{faulty}"
+            ),
+            format!(
+                "advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://localhost:{secure},\
+                 FAULTY://127.0.0.1:{proxy}"
+            ),
+            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL,\
+             FAULTY:PLAINTEXT"
+                .into(),
+            "inter.broker.listener.name=PLAINTEXT".into(),
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".into(),
+            "listener.name.secure.ssl.keystore.type=PEM".into(),
+            format!("listener.name.secure.ssl.keystore.location={}", store.display()),
+            format!("listener.name.secure.plain.sasl.jaas.config={plain}"),
+            format!("listener.name.secure.scram-sha-256.sasl.jaas.config={scram}"),
+            format!("listener.name.secure.scram-sha-512.sasl.jaas.config={scram}"),
+        ]
+        .join(";")
+    }
+
+    /// Lets a user in by a mechanism that keeps no password.
+    pub(crate) fn add_user(&self, mechanism: &str) -> bool {
+        let mut command = Command::new(&self.script);
+        command.args(["tool", "kafka.admin.ConfigCommand", "--bootstrap-server", &self.address(), "--alter"]);
+        command.args(["--add-config", &format!("{mechanism}=[password={PASSWORD}]")]);
+        command.args(["--entity-type", "users", "--entity-name", USER]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    /// Where TLS and a password are asked for.
+    pub(crate) fn secure(&self) -> String {
+        format!("localhost:{}", self.port + SECURE)
+    }
+
+    /// The bad way to it.
+    pub(crate) async fn proxy(&self) -> Proxy {
+        let at = |port: u16| ([127, 0, 0, 1], self.port + port).into();
+        Proxy::start_at(at(PROXY), at(FAULTY), None).await
+    }
+
     fn run(&self, verb: &str) -> bool {
         let mut command = Command::new(&self.script);
-        command.arg(verb).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(verb)
+            .env("KAFKA_EXTRA", self.settings())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if verb != "install" {
             command.arg(self.port.to_string());
         }

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "what fails here fails the test")]
 
 mod broker;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "../sources_net/certificates.rs"]
+mod certificates;
+mod hardship;
 mod sink;
 mod source;
 #[path = "../support/mod.rs"]
@@ -14,7 +18,7 @@ use std::io::{Write as _, stdout};
 /// One at a time and one broker for all: it is large.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn with_a_real_broker() {
-    let Some(broker) = Broker::start(19_492) else {
+    let Some(broker) = Broker::start(21_320) else {
         writeln!(&mut stdout(), "skipped: kafka: broker not at hand").unwrap();
         return;
     };
@@ -30,5 +34,8 @@ async fn with_a_real_broker() {
     );
     sink::documents_arrive_with_topic_key_and_headers(&broker).await;
     sink::what_is_refused_for_good_is_a_reject_and_nothing_else_is(&broker).await;
+    sink::transactions_bring_what_a_source_repeats_once(&broker).await;
+    hardship::tls_and_passwords_are_checked_on_both_sides(&broker).await;
+    hardship::whatever_happens_to_connections_every_row_arrives_once(&broker).await;
     sink::a_broker_that_goes_and_comes_back_has_everything(&broker).await;
 }

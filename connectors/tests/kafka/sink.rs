@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, StringViewArray};
 use arrow::datatypes::Int64Type;
-use logdrive_connectors::{ConnectorError, Sink};
-use logdrive_schemas::{Batch, Epoch};
+use logdrive_connectors::{ConnectorError, Sink, partition_of};
+use logdrive_schemas::{Batch, Epoch, Origin};
 
 use crate::broker::{Broker, connect, numbered, recv_messages, source, texts};
 use crate::support::{batch, count, deliver_at_last, sink, texts as column};
@@ -110,4 +110,52 @@ pub(crate) async fn a_broker_that_goes_and_comes_back_has_everything(broker: &Br
     assert_eq!(texts(&chunks), numbered(0..20));
     let keys = chunks[0].attributes.as_ref().unwrap().column_by_name("key").unwrap();
     assert_eq!(arrow::array::Array::null_count(keys), chunks[0].messages.len(), "a null is no key");
+}
+
+/// Rows as the source makes them of `numbers/0`.
+pub(crate) fn from_kafka(first: usize, documents: &[String]) -> Batch {
+    let rows = rows(first, documents, &vec![None; documents.len()]);
+    let origin = Origin {
+        source: "in".into(),
+        partition: partition_of("numbers/0"),
+        peer: Some("numbers/0".into()),
+        ..Origin::clone(rows.origin())
+    };
+    let (columns, original, offsets) = (rows.rows().clone(), rows.original().clone(), rows.offsets().clone());
+    Batch::new(columns, original, offsets, Arc::new(origin), Arc::clone(rows.layout())).unwrap()
+}
+
+pub(crate) async fn transactions_bring_what_a_source_repeats_once(broker: &Broker) {
+    broker.topic("numbers", 1, &[]).await;
+    broker.topic("exact", 2, &[("max.message.bytes", "20000")]).await;
+    let yaml = yaml(broker, "topic: exact\ntransactional_id: one\ncompression: none");
+    let mut documents = numbered(0..300);
+    documents[250] = format!("{{\"n\":250,\"x\":\"{}\"}}", "x".repeat(30_000));
+
+    let (mut first, cx) = sink("kafka", &yaml);
+    first.connect().await.unwrap();
+    first.write(&from_kafka(0, &documents[..100])).await.unwrap();
+    first.flush(Epoch(1)).await.unwrap();
+    assert_eq!(count(&cx.metrics.sink_rows), 100);
+    // Sent, and never committed.
+    first.write(&from_kafka(100, &documents[100..150])).await.unwrap();
+    // Another process, with the same id, and a source that begins where its group is.
+    let (mut second, cx) = sink("kafka", &yaml);
+    let again = [from_kafka(40, &documents[40..120]), from_kafka(120, &documents[120..300])];
+    let (rejects, n_errors) = deliver_at_last(&mut *second, &again).await;
+    assert_eq!((column(&rejects, "original"), n_errors), (vec![documents[250].clone()], 0));
+    assert_eq!((count(&cx.metrics.sink_rows), count(&cx.metrics.sink_duplicates)), (199, 60));
+    let error = first.flush(Epoch(1)).await.unwrap_err();
+    assert!(matches!(error, ConnectorError::Refused { .. }), "the older one is fenced: {error:?}");
+    // In a process that goes on, too.
+    let (_, n_errors) = deliver_at_last(&mut *second, &again).await;
+    assert_eq!((n_errors, count(&cx.metrics.sink_duplicates)), (0, 60 + 260));
+    second.close().await.unwrap();
+
+    let (mut back, _) =
+        source(&format!("endpoint: [\"{}\"]\ntopics: [exact]\ngroup: exact", broker.address()));
+    connect(&mut *back).await;
+    let received = texts(&recv_messages(&mut *back, 299).await);
+    documents.remove(250);
+    assert_eq!(BTreeSet::from_iter(received), BTreeSet::from_iter(documents), "each once");
 }

@@ -77,9 +77,28 @@ impl Deliveries {
         }
     }
 
+    /// Waits until nothing is on its way, or something is refused.
+    pub(super) async fn settled_or_refused(&self) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let state = self.state();
+                if state.n_pending == 0 || !state.outcome.refused.is_empty() {
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
     /// What failed so far, if something did.
     pub(super) fn failure(&self) -> Option<KafkaError> {
         self.state().outcome.failed.clone()
+    }
+
+    /// Whether rows are refused so far.
+    pub(super) fn has_refused(&self) -> bool {
+        !self.state().outcome.refused.is_empty()
     }
 
     /// Why the broker does not let us, if it has said so.
@@ -97,7 +116,7 @@ impl Deliveries {
                 None => state.outcome.failed = Some(error),
             },
         }
-        if state.n_pending == 0 || state.outcome.failed.is_some() {
+        if state.n_pending == 0 || state.outcome.failed.is_some() || !state.outcome.refused.is_empty() {
             self.changed.notify_one();
         }
     }

@@ -1,34 +1,37 @@
 //! Documents into Kafka topics.
 //!
 //! The client library batches, compresses and sends on threads of its own. A flush waits until the broker has
-//! confirmed every message; what it refuses for good becomes a reject.
+//! confirmed every message; what it refuses for good becomes a reject. With a transactional id, a flush is the end of
+//! a transaction (see `transactions`).
 
+mod config;
 mod deliveries;
 mod topic;
+mod transactions;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use logdrive_schemas::component::{Component, ConfigError, bytes, duration};
+use logdrive_schemas::component::{Component, ConfigError};
 use logdrive_schemas::{Batch, Epoch, Reject};
 use prometheus::IntCounter;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
-use schemars::JsonSchema;
-use serde::Deserialize;
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
 
+pub use self::config::{Compression, Kafka, KafkaBatch, Partitioner};
 use self::deliveries::{Deliveries, Outcome, Reports, Row, is_about_the_message, is_about_the_topic, opaque};
 use self::topic::make_topic;
+use self::transactions::Transactions;
 use super::http_rejects::{Refused, merge};
 use super::text::Text;
 use crate::context::ConnectorContext;
 use crate::document::Documents;
 use crate::error::ConnectorError;
-use crate::kafka::{Cluster, KafkaTls, Options, Sasl, invalid, is_refusal};
+use crate::kafka::is_refusal;
 use crate::sink::{FlushPolicy, Guarantee, Reads, Sink, SinkConfig};
 
 /// How long a broker may take to answer when the sink connects.
@@ -36,183 +39,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a full queue is waited for before it is tried again, if nobody says that there is room.
 const FULL_WAIT: Duration = Duration::from_millis(20);
 
-/// Sends documents to Kafka, one message a row.
-///
-/// Loses nothing: a message counts as delivered when all replicas in sync have it, and a retry by the client library
-/// repeats nothing. After a crash, or when a broker did not answer within `delivery_timeout`, rows may be sent again.
-/// Rows that are too large for the topic, or whose topic cannot be (where its name comes from a column), are rejects.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Kafka {
-    /// Addresses of brokers to ask first, such as `localhost:9092`.
-    pub endpoint: Vec<String>,
-    /// The topic. `%Y %m %d …` (strftime) are of the event time in UTC, `{column}` is a value, with `_` for what a
-    /// topic's name cannot hold. Whoever sends events chooses such a value, so a column with many values makes many
-    /// topics, where brokers make them by themselves.
-    pub topic: String,
-    /// The key, such as `{customer}`: messages of one key go to one partition, in order. A row whose value is null has
-    /// none.
-    #[serde(default)]
-    pub key: Option<String>,
-    /// Headers, with values such as `{tenant}`. One whose value is null is left out.
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
-    /// How a key chooses a partition.
-    #[serde(default)]
-    pub partitioner: Partitioner,
-    /// How batches are compressed. The default costs little CPU time here, at the broker and at every reader; `zstd`
-    /// makes JSON smaller, for several times the CPU time.
-    #[serde(default)]
-    pub compression: Compression,
-    /// How much is sent before it must be confirmed.
-    #[serde(default)]
-    pub batch: KafkaBatch,
-    /// How long the brokers may take to confirm a message, with all retries, before everything since the last
-    /// confirmation is sent again.
-    #[serde(default = "Kafka::delivery_timeout_default", deserialize_with = "duration")]
-    #[schemars(with = "String")]
-    pub delivery_timeout: Duration,
-    /// TLS to the brokers.
-    #[serde(default)]
-    pub tls: Option<KafkaTls>,
-    /// Who the sink says it is.
-    #[serde(default)]
-    pub sasl: Option<Sasl>,
-    /// Properties of librdkafka, such as `message.max.bytes: 4000000`. Those that delivery rests on, or that have a
-    /// key of their own, are refused.
-    #[serde(default)]
-    #[schemars(with = "BTreeMap<String, String>")]
-    pub options: Options,
-}
-
-/// How a key chooses a partition. Messages without a key are spread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Partitioner {
-    /// By murmur2, as Java's producers do it.
-    #[default]
-    Murmur2,
-    /// By CRC32, as librdkafka and what is built on it do by default.
-    Crc32,
-    /// By FNV-1a, as Sarama (Go) does by default.
-    Fnv1a,
-    /// Not at all: every message is spread.
-    Random,
-}
-
-/// How batches are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// zlib.
-    Gzip,
-    /// Snappy.
-    Snappy,
-    /// LZ4.
-    #[default]
-    Lz4,
-    /// Zstandard; brokers of 2.1 or later.
-    Zstd,
-}
-
-/// How much is sent before it must be confirmed.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KafkaBatch {
-    /// Bytes of rows.
-    #[serde(default = "KafkaBatch::max_bytes_default", deserialize_with = "bytes")]
-    #[schemars(with = "String")]
-    pub max_bytes: u64,
-    /// How old the oldest row may become.
-    #[serde(default = "KafkaBatch::timeout_default", deserialize_with = "duration")]
-    #[schemars(with = "String")]
-    pub timeout: Duration,
-}
-
-impl KafkaBatch {
-    fn max_bytes_default() -> u64 {
-        16 << 20
-    }
-
-    fn timeout_default() -> Duration {
-        Duration::from_millis(200)
-    }
-}
-
-impl Default for KafkaBatch {
-    fn default() -> Self {
-        Self { max_bytes: Self::max_bytes_default(), timeout: Self::timeout_default() }
-    }
-}
-
 /// What is made of every row besides its document.
 #[derive(Debug)]
 struct Texts {
     topic: Text,
     key: Option<Text>,
     headers: Vec<(String, Text)>,
-}
-
-impl Kafka {
-    fn delivery_timeout_default() -> Duration {
-        Duration::from_secs(120)
-    }
-
-    fn texts(&self) -> Result<Texts, ConfigError> {
-        let parse = |text: &String| Text::parse(text).map_err(invalid);
-        let texts = Texts {
-            topic: parse(&self.topic)?,
-            key: self.key.as_ref().map(parse).transpose()?,
-            headers: self
-                .headers
-                .iter()
-                .map(|(name, text)| Ok((name.clone(), parse(text)?)))
-                .collect::<Result<_, ConfigError>>()?,
-        };
-        if let Some(constant) = texts.topic.constant() {
-            let mut topic = constant.clone();
-            make_topic(&mut topic);
-            if topic != constant {
-                return Err(invalid(format!("`{}` is no name of a topic", self.topic))
-                    .with_help("names are up to 249 of a-z, A-Z, 0-9 and any of . _ -"));
-            }
-        }
-        Ok(texts)
-    }
-
-    fn client(&self, cx: &ConnectorContext) -> Result<ClientConfig, ConfigError> {
-        let cluster = Cluster {
-            endpoint: &self.endpoint,
-            tls: self.tls.as_ref(),
-            sasl: self.sasl.as_ref(),
-            options: &self.options,
-        };
-        let partitioner = match self.partitioner {
-            Partitioner::Murmur2 => "murmur2_random",
-            Partitioner::Crc32 => "consistent_random",
-            Partitioner::Fnv1a => "fnv1a_random",
-            Partitioner::Random => "random",
-        };
-        let compression = match self.compression {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Snappy => "snappy",
-            Compression::Lz4 => "lz4",
-            Compression::Zstd => "zstd",
-        };
-        let timeout = self.delivery_timeout.as_millis().to_string();
-        let defaults = [("queue.buffering.max.kbytes", "65536"), ("queue.buffering.max.messages", "1000000")];
-        let fixed = [
-            ("enable.idempotence", "true"),
-            ("acks", "all"),
-            ("partitioner", partitioner),
-            ("compression.type", compression),
-            ("message.timeout.ms", timeout.as_str()),
-        ];
-        cluster.client(cx, &defaults, &fixed)
-    }
 }
 
 impl Component for Kafka {
@@ -228,7 +60,10 @@ key: "{customer}"
 
 impl SinkConfig for Kafka {
     fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
+        match self.transactional_id {
+            Some(_) => Guarantee::ExactlyOnce,
+            None => Guarantee::AtLeastOnce,
+        }
     }
 
     fn reads(&self) -> Reads {
@@ -239,16 +74,12 @@ impl SinkConfig for Kafka {
     }
 
     fn build(self, cx: &ConnectorContext) -> Result<Box<dyn Sink>, ConfigError> {
-        if self.batch.max_bytes == 0 {
-            return Err(invalid("`batch.max_bytes` must not be zero"));
-        }
-        if !(1..=24 * 3600).contains(&self.delivery_timeout.as_secs()) {
-            return Err(invalid("`delivery_timeout` must be from one second to one day"));
-        }
+        self.check()?;
         let labels = &[&*cx.name];
         Ok(Box::new(KafkaSink {
             client: self.client(cx)?,
             texts: self.texts()?,
+            transactions: self.transactions(cx)?,
             endpoint: self.endpoint.join(","),
             name: Arc::clone(&cx.name),
             policy: FlushPolicy {
@@ -258,7 +89,9 @@ impl SinkConfig for Kafka {
             link: None,
             was_let_in: false,
             batches: Vec::new(),
+            skipped: HashSet::new(),
             n_rows: 0,
+            duplicates: cx.metrics.sink_duplicates.with_label_values(labels),
             rows: cx.metrics.sink_rows.with_label_values(labels),
             bytes: cx.metrics.sink_bytes.with_label_values(labels),
         }))
@@ -274,6 +107,7 @@ struct Link {
 struct KafkaSink {
     client: ClientConfig,
     texts: Texts,
+    transactions: Option<Transactions>,
     endpoint: String,
     name: Arc<str>,
     policy: FlushPolicy,
@@ -282,12 +116,16 @@ struct KafkaSink {
     was_let_in: bool,
     /// Since the last flush, for rejects; bounded by its policy.
     batches: Vec<Batch>,
+    /// Rows that are not sent again, because they are delivered or refused.
+    skipped: HashSet<Row>,
     n_rows: u64,
+    duplicates: IntCounter,
     rows: IntCounter,
     bytes: IntCounter,
 }
 
-/// Makes a producer that reaches a broker.
+/// Makes a producer that reaches a broker. One for transactions ends those that an earlier process left open, and
+/// that process too, if it is still there.
 fn open(
     client: &ClientConfig,
     name: &Arc<str>,
@@ -299,8 +137,11 @@ fn open(
     let producer: ThreadedProducer<Reports> = client
         .create_with_context(reports)
         .map_err(|error| ConnectorError::refused(endpoint, error.to_string()))?;
-    match producer.client().fetch_metadata(topic, CONNECT_MAX) {
-        Ok(_) => Ok(Link { producer, deliveries }),
+    let transactional = client.get("transactional.id").is_some();
+    let reached = producer.client().fetch_metadata(topic, CONNECT_MAX).map(drop);
+    match reached.and_then(|()| if transactional { producer.init_transactions(CONNECT_MAX) } else { Ok(()) })
+    {
+        Ok(()) => Ok(Link { producer, deliveries }),
         Err(error) => Err(match deliveries.refusal() {
             Some(reason) => ConnectorError::refused(endpoint, reason),
             None if is_refusal(&error) => ConnectorError::refused(endpoint, error.to_string()),
@@ -310,9 +151,135 @@ fn open(
 }
 
 impl KafkaSink {
-    /// The far end cannot take anything now.
+    /// The far end cannot take anything now; or never again from this process.
     fn lost(&self, error: impl Into<crate::error::BoxError>) -> ConnectorError {
-        ConnectorError::disconnected(&self.endpoint, error)
+        let fatal = self.link.as_ref().and_then(|link| link.producer.client().fatal_error());
+        match fatal {
+            Some((RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced, _)) => {
+                ConnectorError::refused(
+                    &self.endpoint,
+                    "another process has taken over this `transactional_id`; each needs one of its own",
+                )
+            }
+            _ => ConnectorError::disconnected(&self.endpoint, error),
+        }
+    }
+
+    fn has_refused(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.deliveries.has_refused())
+    }
+
+    fn producer(&self) -> Result<ThreadedProducer<Reports>, ConnectorError> {
+        self.link.as_ref().map(|link| link.producer.clone()).ok_or_else(|| self.lost("not connected"))
+    }
+
+    /// Opens a transaction, if this sink has them and none is open.
+    async fn begin(&mut self) -> Result<(), ConnectorError> {
+        let producer = self.producer()?;
+        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let began = transactions.begin(producer).await;
+        began.map_err(|error| self.lost(error))
+    }
+
+    async fn commit(&mut self) -> Result<(), ConnectorError> {
+        let producer = self.producer()?;
+        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let committed = transactions.commit(producer).await;
+        committed.map_err(|error| self.lost(error))
+    }
+
+    /// Notes which rows of a batch an earlier transaction has brought, and how far this one comes.
+    async fn skip(&mut self, number: usize) -> Result<(), ConnectorError> {
+        let Some(transactions) = &mut self.transactions else { return Ok(()) };
+        let batch = &self.batches[number];
+        let marked = transactions.mark(batch.origin()).await;
+        let mark = marked.map_err(|error| ConnectorError::disconnected(&self.endpoint, error))?;
+        let offsets = batch.offsets().values();
+        let n_skipped = mark.map_or(0, |mark| offsets.partition_point(|offset| *offset < mark));
+        if let Some(last) = offsets[n_skipped..].last() {
+            transactions.note(batch.origin(), last + 1);
+        }
+        self.skipped.extend((0..n_skipped).map(|row| (number, row)));
+        self.n_rows -= n_skipped as u64;
+        self.duplicates.inc_by(n_skipped as u64);
+        Ok(())
+    }
+
+    /// A transaction with a refused message can only be aborted, and a broker refuses whole groups of messages. So
+    /// all is sent again by a producer that makes no groups, without what is refused, until nothing is. Every round
+    /// learns of one row at least.
+    async fn without_refused(
+        &mut self,
+        mut refused: Vec<(Row, RDKafkaErrorCode)>,
+    ) -> Result<Vec<(Row, RDKafkaErrorCode)>, ConnectorError> {
+        let mut singly = self.client.clone();
+        singly.set("batch.num.messages", "1");
+        loop {
+            self.skipped.extend(refused.iter().map(|(row, _)| *row));
+            self.open_link(singly.clone()).await?;
+            self.begin().await?;
+            let mut sent = Ok(());
+            for number in 0..self.batches.len() {
+                match self.send(number, None).await {
+                    Ok(at_once) => {
+                        self.skipped.extend(at_once.iter().map(|(row, _)| *row));
+                        refused.extend(at_once);
+                    }
+                    Err(error) => sent = Err(error),
+                }
+            }
+            let Outcome { refused: more, failed } = self.end_transaction().await?;
+            if more.is_empty() {
+                sent?;
+                return failed.map_or(Ok(refused), |error| Err(self.lost(error)));
+            }
+            self.skipped.extend(more.iter().map(|(row, _)| *row));
+            refused.extend(more);
+        }
+    }
+
+    /// Makes a producer instead of the one there is. What that still holds is purged: all of it comes again.
+    async fn open_link(&mut self, client: ClientConfig) -> Result<(), ConnectorError> {
+        let before = self.link.take();
+        if let Some(transactions) = &mut self.transactions {
+            transactions.reopened();
+        }
+        let (name, endpoint) = (Arc::clone(&self.name), self.endpoint.clone());
+        let topic = self.texts.topic.constant();
+        let opening = tokio::task::spawn_blocking(move || {
+            drop(before);
+            open(&client, &name, &endpoint, topic.as_deref())
+        });
+        self.link = Some(opening.await.map_err(|error| self.lost(error))??);
+        Ok(())
+    }
+
+    /// Waits until everything is confirmed, or something is refused: then nothing of the transaction is wanted any more,
+    /// and what has not left yet would wait until its time is over.
+    async fn end_transaction(&self) -> Result<Outcome, ConnectorError> {
+        let Some(link) = &self.link else { return Err(self.lost("not connected")) };
+        link.deliveries.settled_or_refused().await;
+        if link.deliveries.has_refused() {
+            link.producer.purge(PurgeConfig::default().queue().inflight());
+        }
+        Ok(link.deliveries.settled().await)
+    }
+
+    /// Ends a transaction, without the rows that are refused.
+    async fn settle_transaction(&mut self) -> Result<Vec<(Row, RDKafkaErrorCode)>, ConnectorError> {
+        let Outcome { refused, failed } = self.end_transaction().await?;
+        if refused.is_empty() {
+            if let Some(error) = failed {
+                return Err(self.lost(error));
+            }
+            self.commit().await?;
+            return Ok(refused);
+        }
+        // Which of a group it is about is not known yet.
+        let refused = self.without_refused(Vec::new()).await?;
+        self.commit().await?;
+        self.open_link(self.client.clone()).await?;
+        Ok(refused)
     }
 
     /// Hands rows of a batch to the library, waiting while its queue is full; `only` one of them, or all.
@@ -332,7 +299,7 @@ impl KafkaSink {
             (String::new(), String::new(), String::new(), Vec::new());
         let mut refused = Vec::new();
         let rows = only.map_or(0..batch.num_rows(), |row| row..row + 1);
-        for row in rows {
+        for row in rows.filter(|row| !self.skipped.contains(&(number, *row))) {
             topics.write(row, &mut topic);
             make_topic(&mut topic);
             document.clear();
@@ -432,16 +399,12 @@ impl Sink for KafkaSink {
     async fn connect(&mut self) -> Result<(), ConnectorError> {
         self.batches.clear();
         self.n_rows = 0;
-        let before = self.link.take();
-        let (client, name, endpoint) = (self.client.clone(), Arc::clone(&self.name), self.endpoint.clone());
-        let topic = self.texts.topic.constant();
-        let opening = tokio::task::spawn_blocking(move || {
-            // What it still holds is purged: all of it comes again.
-            drop(before);
-            open(&client, &name, &endpoint, topic.as_deref())
-        });
-        match opening.await.map_err(|error| self.lost(error))? {
-            Ok(link) => self.link = Some(link),
+        self.skipped.clear();
+        if let Some(transactions) = &mut self.transactions {
+            transactions.forget();
+        }
+        match self.open_link(self.client.clone()).await {
+            Ok(()) => {}
             Err(ConnectorError::Refused { reason, .. }) if self.was_let_in => return Err(self.lost(reason)),
             Err(error) => return Err(error),
         }
@@ -452,7 +415,17 @@ impl Sink for KafkaSink {
     async fn write(&mut self, batch: &Batch) -> Result<Option<Batch>, ConnectorError> {
         self.batches.push(batch.clone());
         self.n_rows += batch.num_rows() as u64;
-        let refused = self.send(self.batches.len() - 1, None).await?;
+        let number = self.batches.len() - 1;
+        self.skip(number).await?;
+        if self.skipped.iter().filter(|(of, _)| *of == number).count() < batch.num_rows() {
+            self.begin().await?;
+        }
+        let refused = match self.send(number, None).await {
+            Ok(refused) => refused,
+            // The transaction is broken by a row that is refused; the flush sees to it.
+            Err(_) if self.transactions.is_some() && self.has_refused() => return Ok(None),
+            Err(error) => return Err(error),
+        };
         if let Some(link) = &self.link {
             link.deliveries.refuse(refused);
         }
@@ -461,11 +434,17 @@ impl Sink for KafkaSink {
     }
 
     async fn flush(&mut self, _upto: Epoch) -> Result<Option<Batch>, ConnectorError> {
-        let refused = self.settle().await?;
-        let refused = self.one_by_one(refused).await?;
+        let refused = match &self.transactions {
+            None => {
+                let refused = self.settle().await?;
+                self.one_by_one(refused).await?
+            }
+            Some(_) => self.settle_transaction().await?,
+        };
         self.rows.inc_by(self.n_rows - refused.len() as u64);
         let rejects = merge(&self.name, &self.rejects(refused));
         self.batches.clear();
+        self.skipped.clear();
         self.n_rows = 0;
         Ok(rejects)
     }
@@ -512,6 +491,8 @@ mod tests {
             ("topic: t\noptions: { acks: 1 }", "acks"),
             ("topic: t\ndelivery_timeout: 0s", "delivery_timeout"),
             ("topic: t\nbatch: { max_bytes: 0 }", "max_bytes"),
+            ("topic: t\ntransactional_id: \"\"", "transactional_id"),
+            ("topic: t\ntransactional_id: a\ndelivery_timeout: 1h", "delivery_timeout"),
         ] {
             let error = with(rest).unwrap_err();
             assert!(error.contains(named), "{rest}: {error}");
