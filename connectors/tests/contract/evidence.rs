@@ -51,11 +51,12 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "kafka",
         has_log: true,
-        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512",
+        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; schema registry only as a stand-in",
         faults: "SIGKILL of members, members added, partitions taken away; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/kafka/main.rs::with_a_real_broker",
             "connectors/tests/kafka/hardship.rs::",
+            "connectors/tests/kafka/registry.rs::",
             "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
         ..SOURCE

@@ -7,6 +7,7 @@ mod broker;
 #[path = "../sources_net/certificates.rs"]
 mod certificates;
 mod hardship;
+mod registry;
 mod sink;
 mod source;
 #[path = "../support/mod.rs"]
@@ -32,6 +33,7 @@ async fn with_a_real_broker() {
         source::nothing_is_lost_while_nobody_takes_anything(&broker),
         source::a_broker_that_is_not_there_is_tried_again(&broker),
     );
+    registry::messages_are_read_by_their_schemas_and_poison_stays_as_it_is(&broker).await;
     sink::documents_arrive_with_topic_key_and_headers(&broker).await;
     sink::what_is_refused_for_good_is_a_reject_and_nothing_else_is(&broker).await;
     sink::transactions_bring_what_a_source_repeats_once(&broker).await;

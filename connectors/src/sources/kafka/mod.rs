@@ -8,6 +8,7 @@ mod attributes;
 mod context;
 mod member;
 mod pending;
+mod registry;
 mod shared;
 mod start;
 
@@ -26,6 +27,8 @@ use serde::Deserialize;
 use self::attributes::Columns;
 use self::context::GroupContext;
 use self::member::Member;
+use self::registry::Registry;
+pub use self::registry::SchemaRegistry;
 use self::shared::Shared;
 use self::start::Start;
 use crate::context::ConnectorContext;
@@ -90,6 +93,12 @@ pub struct Kafka {
     /// The headers to keep as text under `headers` of `metadata`, by their names.
     #[serde(default)]
     pub headers: Vec<String>,
+    /// A registry of schemas: messages in Confluent's wire format (Avro, Protobuf or JSON behind the number of their
+    /// schema) become JSON, for `decoder: json`. Times are RFC 3339 text, Avro's decimals text, bytes base64, enums
+    /// their names. What is in another format, or of a schema that the registry does not have, stays as it is, and so
+    /// becomes a reject; so do Avro types that contain themselves. While the registry does not answer, nothing is read.
+    #[serde(default)]
+    pub schema_registry: Option<SchemaRegistry>,
     /// Properties of librdkafka, such as `session.timeout.ms: 10000`. Those that delivery rests on, or that have a
     /// key of their own, are refused.
     #[serde(default)]
@@ -195,10 +204,13 @@ impl SourceConfig for Kafka {
             return Err(invalid("`headers` are kept under `metadata`").with_help("add `metadata: kafka`"));
         }
         let client = self.client(cx)?;
+        let registry = self.schema_registry.as_ref().map(|registry| registry.build(cx)).transpose()?;
         Ok(SourceKind::Log(Box::new(KafkaSource {
             config: self,
             client,
             cx: cx.clone(),
+            registry,
+            untranslated: None,
             run: None,
             was_let_in: false,
         })))
@@ -209,6 +221,9 @@ struct KafkaSource {
     config: Kafka,
     client: ClientConfig,
     cx: ConnectorContext,
+    registry: Option<Registry>,
+    /// Received, but its schemas are not known yet.
+    untranslated: Option<Chunk>,
     run: Option<Run>,
     /// Whether the brokers let us in before: what they refuse now may pass.
     was_let_in: bool,
@@ -232,6 +247,29 @@ impl Drop for Run {
 impl KafkaSource {
     fn endpoint(&self) -> String {
         self.config.endpoint.join(",")
+    }
+}
+
+impl KafkaSource {
+    /// The next chunk, read by its schemas if it has some. Cancel-safe: what is received is kept until it is handed
+    /// out.
+    async fn next(&mut self, shared: &Shared, budget: Budget) -> Result<Chunk, ConnectorError> {
+        let chunk = match self.untranslated.take() {
+            Some(chunk) => chunk,
+            None => {
+                let received = shared.recv(budget).await;
+                received.map_err(|reason| ConnectorError::disconnected(self.endpoint(), reason))?
+            }
+        };
+        let Some(registry) = &mut self.registry else { return Ok(chunk) };
+        let chunk = self.untranslated.insert(chunk);
+        if let Err(error) = registry.learn(chunk).await {
+            let endpoint =
+                self.config.schema_registry.as_ref().map(|of| of.endpoint.clone()).unwrap_or_default();
+            return Err(ConnectorError::disconnected(endpoint, error));
+        }
+        let chunk = self.untranslated.take().map(|chunk| registry.translate(chunk));
+        Ok(chunk.expect("it was put there above"))
     }
 }
 
@@ -275,6 +313,7 @@ fn join(client: &ClientConfig, config: &Kafka, cx: &ConnectorContext) -> Result<
 impl Source for KafkaSource {
     async fn connect(&mut self, _delivered: &[Position]) -> Result<(), ConnectorError> {
         let before = self.run.take();
+        self.untranslated = None;
         let (client, config, cx) = (self.client.clone(), self.config.clone(), self.cx.clone());
         let joined = tokio::task::spawn_blocking(move || {
             drop(before);
@@ -296,15 +335,14 @@ impl Source for KafkaSource {
         let Some(shared) = self.run.as_ref().map(|run| Arc::clone(&run.shared)) else {
             return Err(ConnectorError::disconnected(self.endpoint(), "not connected"));
         };
+        let shutdown = self.cx.shutdown.clone();
         tokio::select! {
             biased;
-            () = self.cx.shutdown.cancelled() => {
+            () = shutdown.cancelled() => {
                 shared.end();
                 Err(ConnectorError::End)
             }
-            received = shared.recv(budget) => {
-                received.map_err(|reason| ConnectorError::disconnected(self.endpoint(), reason))
-            }
+            received = self.next(&shared, budget) => received,
         }
     }
 
