@@ -9,10 +9,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Texts;
-use super::text::{Text, make_topic};
+use super::topic::make_topic;
 use super::transactions::Transactions;
 use crate::context::ConnectorContext;
 use crate::kafka::{Cluster, KafkaTls, Options, Sasl, invalid};
+use crate::sinks::text::Text;
 
 /// A broker ends a transaction that takes longer than `transaction.timeout.ms`, which is at least this,
 const TRANSACTION_MIN: Duration = Duration::from_secs(60);
