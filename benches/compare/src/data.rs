@@ -12,7 +12,7 @@ use crate::error::{Result, fail};
 /// One fixed seed: every machine and every run has the same bytes.
 const SEED: u64 = 0x4c6f_6764_7269_7665;
 /// The instant of line 0, in milliseconds after midnight of 2026-11-21; lines are 2 ms apart.
-const STEP_MS: u64 = 2;
+pub const STEP_MS: u64 = 2;
 
 const ID_BITS: u64 = (1 << 56) - 1;
 const ID_FACTOR: u64 = 0x00d1_3425_43de_82ef;
@@ -43,10 +43,11 @@ impl Format {
 }
 
 /// A small generator of well-mixed numbers (SplitMix64).
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn of(index: u64) -> Self {
+    /// The throws that belong to a number.
+    pub fn of(index: u64) -> Self {
         let mut dice = Self(SEED ^ index.wrapping_mul(0xd605_bbb5_8c8a_bd4d));
         dice.next();
         dice
@@ -60,7 +61,8 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 

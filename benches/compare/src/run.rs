@@ -19,7 +19,7 @@ use crate::products::{self, Buffer, Logdrive, PEERS, Product};
 use crate::report::{Report, Table, command};
 use crate::say;
 use crate::stage::Bench;
-use crate::trials::{Cast, TRIALS};
+use crate::trials::{Cast, TRIALS, windows};
 use crate::workload::{Output, Workload};
 
 /// What all tasks need to know.
@@ -76,7 +76,7 @@ pub struct Options {
     workloads: Vec<String>,
 
     /// Which peers; none with `--peers none`.
-    #[arg(long, value_delimiter = ',', default_values_t = PEERS.iter().map(|peer| (*peer).to_owned()))]
+    #[arg(long, value_delimiter = ',', default_values_t = PEERS.iter().chain(windows::PEERS).map(|peer| (*peer).to_owned()))]
     peers: Vec<String>,
 
     /// How often each product runs each workload.
@@ -102,6 +102,10 @@ pub struct Options {
     /// How many connections W12 opens.
     #[arg(long, default_value_t = 10_000)]
     connections: u32,
+
+    /// Where the Kafka broker listens that W8 starts; it takes the next port too.
+    #[arg(long, default_value_t = 19_092)]
+    kafka_port: u16,
 
     /// Where the tables go.
     #[arg(long, default_value = "docs/benchmarks.md")]
@@ -131,6 +135,11 @@ impl Options {
     fn wants(&self, name: &str) -> bool {
         self.workloads.is_empty() || self.workloads.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
     }
+
+    /// Whether anything but `name` is wanted.
+    fn wants_more_than(&self, name: &str) -> bool {
+        self.workloads.is_empty() || self.workloads.iter().any(|wanted| !wanted.eq_ignore_ascii_case(name))
+    }
 }
 
 /// Compares.
@@ -143,7 +152,7 @@ pub fn run(options: &Options) -> Result<()> {
             .any(|known| known.eq_ignore_ascii_case(name))
     };
     if let Some(name) = options.workloads.iter().find(|name| !known(name)) {
-        return Err(format!("no workload is called {name:?}; there are W1 to W7 and W9 to W14").into());
+        return Err(format!("no workload is called {name:?}; there are W1 to W14").into());
     }
     let bench = options.common.prepare()?;
     let mut journal = Journal::open(&bench.scratch)?;
@@ -153,7 +162,8 @@ pub fn run(options: &Options) -> Result<()> {
     ];
     let mut report = Report::begin(options.rounds, options.lines);
     journal.add(&json!({ "command": command(), "began": report.date() }))?;
-    for name in options.peers.iter().filter(|name| *name != "none") {
+    let of_others = |name: &&String| !windows::PEERS.contains(&name.as_str()) && *name != "none";
+    for name in options.peers.iter().filter(of_others).filter(|_| options.wants_more_than("W8")) {
         say(&format!("getting {name}"));
         match products::peer(name, &bench.scratch) {
             Ok(peer) => all.push(peer),
@@ -184,6 +194,8 @@ pub fn run(options: &Options) -> Result<()> {
             outage: options.outage,
             idle: options.idle,
             connections: options.connections,
+            kafka_port: options.kafka_port,
+            peers: &options.peers,
             tables: report.tables(),
         };
         let section = trial(&cast, &mut journal).unwrap_or_else(|problem| {

@@ -3,6 +3,7 @@
 mod debian;
 mod logdrive;
 mod otel;
+pub(crate) mod python;
 mod rsyslog;
 mod syslogng;
 
@@ -60,7 +61,7 @@ pub trait Product {
     fn launch(&self, workload: Workload, site: &Site<'_>) -> Result<Launch>;
 }
 
-/// The peers that can be had, by the names of `--peers`.
+/// The peers of all but W8 that can be had, by the names of `--peers`.
 pub const PEERS: &[&str] = &["rsyslog", "syslogng", "otel"];
 
 /// Gets a peer; the error says why it cannot be had.
@@ -76,14 +77,14 @@ pub fn peer(name: &str, scratch: &Path) -> Result<Box<dyn Product>> {
 }
 
 /// Writes a configuration into the run's folder.
-fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     fs::write(&path, text).map_err(fail(format_args!("cannot write {}", path.display())))?;
     Ok(path)
 }
 
 /// Runs a program to its end; the error has the end of what it printed.
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(fail(format_args!("cannot run {name}")))?;
     let text =

@@ -154,7 +154,6 @@ impl Report {
         for table in &self.tables {
             table.write(&mut out)?;
         }
-        writeln!(out, "\n### W8: Kafka\n\nNot measured: needs Kafka connectors.")?;
         for trial in &self.trials {
             out.push('\n');
             out.push_str(trial);

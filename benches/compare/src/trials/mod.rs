@@ -1,4 +1,4 @@
-//! What throughput does not show: outages, storage, idling, many connections, starting, latency.
+//! What throughput over TCP does not show: windows, outages, storage, idling, many connections, starting, latency.
 //!
 //! Each trial gives a section of the report.
 
@@ -8,6 +8,7 @@ mod latency;
 mod outage;
 mod parquet;
 mod start;
+pub mod windows;
 
 use crate::error::Result;
 use crate::products::{Logdrive, Product};
@@ -33,6 +34,10 @@ pub struct Cast<'a> {
     pub idle: u64,
     /// Connections of W12.
     pub connections: u32,
+    /// The port of the broker of W8.
+    pub kafka_port: u16,
+    /// The names of `--peers`.
+    pub peers: &'a [String],
     /// The tables so far.
     pub tables: &'a [Table],
 }
@@ -42,6 +47,7 @@ pub type Trial = (&'static str, fn(&Cast<'_>, &mut Journal) -> Result<String>);
 
 /// All trials in their order.
 pub const TRIALS: &[Trial] = &[
+    ("W8", windows::run),
     ("W9", outage::run),
     ("W10", parquet::run),
     ("W11", idle::run),

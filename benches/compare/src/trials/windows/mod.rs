@@ -1,0 +1,313 @@
+//! W8: events of a Kafka topic, counted and summed per tenant and minute of event time, into another topic.
+//!
+//! The topic is full before a product starts. So its start cannot be told from its work in one run: each product also
+//! runs on a topic of few events, and what that costs is taken off.
+
+mod broker;
+mod events;
+mod jobs;
+mod tally;
+
+use std::fmt::Write;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use self::broker::{Broker, Input};
+use self::jobs::{Job, Ours, Task};
+use self::tally::Tally;
+use super::Cast;
+use crate::error::Result;
+use crate::measure::Outcome;
+use crate::process::Process;
+use crate::report::Spread;
+use crate::run::{Journal, tell};
+use crate::say;
+use crate::stage::{QUIET, load};
+
+pub use jobs::PEERS;
+
+/// Events of the run that shows what a start costs.
+const FEW: u64 = 2000;
+/// How long a product may take to become quiet. Some look for messages all the time and never do.
+const CALM: Duration = Duration::from_secs(1);
+
+/// What a product's pair of runs gave.
+#[derive(Serialize)]
+struct Pair {
+    /// The run on the full topic, less the one on few events.
+    outcome: Outcome,
+    /// Seconds from the start until the windows of few events were there.
+    start_seconds: f64,
+    /// User and system CPU seconds of that.
+    start_cpu: f64,
+}
+
+/// Runs it.
+pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
+    let mut out = head(cast.lines);
+    if cast.lines < 10 * FEW {
+        return Err(format!("it takes at least {} lines to tell the work from the start", 10 * FEW).into());
+    }
+    let broker = match Broker::start(cast.kafka_port) {
+        Ok(broker) => broker,
+        Err(problem) => {
+            say(&format!("W8   no broker: {problem}"));
+            writeln!(out, "**Not measured: there is no Kafka broker: {problem}.**")?;
+            return Ok(out);
+        }
+    };
+    let mut jobs: Vec<Box<dyn Job + '_>> = vec![Box::new(Ours(cast.ours))];
+    let mut absent = Vec::new();
+    for name in cast.peers.iter().filter(|name| PEERS.contains(&name.as_str())) {
+        say(&format!("getting {name}"));
+        match jobs::peer(name, &cast.bench.scratch) {
+            Ok(job) => jobs.push(job),
+            Err(problem) => {
+                say(&format!("skipped {name}: {problem}"));
+                absent
+                    .push(format!("| {name} | **not at hand: {}** | | | | | |", cell(&problem.to_string())));
+            }
+        }
+    }
+    say("W8   filling the topics");
+    let (few, full) = (broker.fill("w8-few", FEW)?, broker.fill("w8-full", cast.lines)?);
+    let mut pairs: Vec<Vec<Pair>> = jobs.iter().map(|_| Vec::new()).collect();
+    for round in 1..=cast.rounds {
+        for (job, pairs) in jobs.iter().zip(&mut pairs) {
+            let start = once(cast, &broker, job.as_ref(), &few, round);
+            let pair = pair(&start, once(cast, &broker, job.as_ref(), &full, round));
+            tell(&pair.outcome);
+            journal.add(&pair)?;
+            pairs.push(pair);
+        }
+    }
+    for (job, pairs) in jobs.iter().zip(&pairs) {
+        writeln!(out, "{}", row(job.as_ref(), pairs))?;
+    }
+    absent.iter().try_for_each(|row| writeln!(out, "{row}"))?;
+    writeln!(out)?;
+    for job in &jobs {
+        writeln!(out, "- {} {}: {}", job.name(), job.version(), job.note())?;
+    }
+    Ok(out)
+}
+
+/// What is measured, and the head of the table.
+fn head(lines: u64) -> String {
+    format!(
+        "## W8: Kafka → parse JSON → count and sum per tenant and minute → Kafka\n\n\
+         {lines} of the JSON events, of {} tenants, {} ms of event time apart, lie in a topic of {} partitions, uncompressed; all events of a \
+         tenant are in one partition, in order of time. A product reads them from the earliest offset and writes one row for each tenant and minute \
+         when the minute is over by event time, {} s of lateness included; one more event per tenant, far later, closes the last minutes. \
+         The run ends when every row is in the output topic. Checked: every tenant and minute once, with the count and the sum (in hundredths) of \
+         the events that were produced, and all counts together are the number of events.\n\n\
+         The figures are of the product's processes alone: what the broker, the producer and the checking consumer cost is in none of them, but all \
+         share the machine. As the topic is full before the product starts, each product also runs on a topic of {FEW} events; \
+         that is its start, and is taken off CPU-s and events/s. Peak memory is that of the whole run. Logdrive commits offsets behind what is \
+         delivered and keeps its windows for a restart; the peers run with their defaults, which keep none.\n\n\
+         | product | CPU-s per M events | events/s | peak RSS MB | start until rows, s | start, CPU-s | every window once and right |\n\
+         |---|---:|---:|---:|---:|---:|---|\n",
+        events::TENANTS,
+        crate::data::STEP_MS,
+        events::PARTITIONS,
+        events::LATENESS,
+    )
+}
+
+/// A product's line of the table.
+fn row(job: &dyn Job, pairs: &[Pair]) -> String {
+    let wrong: Vec<&Pair> = pairs.iter().filter(|pair| !pair.outcome.is_right()).collect();
+    let right = match wrong.first() {
+        None => "yes".to_owned(),
+        Some(first) => {
+            format!("**no**: {} of {} runs: {}", wrong.len(), pairs.len(), cell(&first.outcome.faults()))
+        }
+    };
+    let good = || pairs.iter().filter(|pair| pair.outcome.is_right());
+    let spread = |figure: fn(&Pair) -> f64| Spread::of(good().map(figure));
+    let shown = |figure: fn(&Pair) -> f64, digits: usize| {
+        spread(figure).map_or("–".to_owned(), |spread| format!("{:.digits$}", spread.median))
+    };
+    let cpu = spread(|pair| pair.outcome.cpu_per_million()).map_or("–".to_owned(), |spread| {
+        format!("**{:.2}** ({:.2}–{:.2})", spread.median, spread.min, spread.max)
+    });
+    let memory = spread(|pair| pair.outcome.memory as f64 / 1e6);
+    format!(
+        "| {} | {cpu} | {} k | {} | {} | {} | {right} |",
+        job.name(),
+        shown(|pair| pair.outcome.events_per_second() / 1000.0, 1),
+        memory.map_or("–".to_owned(), |spread| format!("{:.0}", spread.max)),
+        shown(|pair| pair.start_seconds, 1),
+        shown(|pair| pair.start_cpu, 2),
+    )
+}
+
+/// Text that may stand in a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "/").replace('\n', " ")
+}
+
+/// Takes the start off the whole.
+fn pair(start: &Outcome, whole: Outcome) -> Pair {
+    let mut outcome = Outcome {
+        lines: whole.lines.saturating_sub(start.lines),
+        bytes: whole.bytes.saturating_sub(start.bytes),
+        seconds: whole.seconds - start.seconds,
+        cpu: whole.cpu - start.cpu,
+        ..whole
+    };
+    if !start.is_right() {
+        outcome.problem = Some(format!("with {} events: {}", start.lines, start.faults()));
+    } else if outcome.is_right() && (outcome.seconds <= 0.0 || outcome.cpu <= 0.0) {
+        outcome.problem = Some("too few events to tell the work from the start".to_owned());
+    }
+    Pair { outcome, start_seconds: start.seconds, start_cpu: start.cpu }
+}
+
+fn once(cast: &Cast<'_>, broker: &Broker, job: &dyn Job, input: &Input, round: u32) -> Outcome {
+    let mut outcome = Outcome {
+        name: "W8".to_owned(),
+        product: job.name().to_owned(),
+        round,
+        lines: input.lines,
+        bytes: input.bytes,
+        load: load(),
+        ..Outcome::default()
+    };
+    if let Err(problem) = attempt(cast, broker, job, input, &mut outcome) {
+        outcome.problem = Some(problem.to_string());
+    }
+    outcome
+}
+
+fn attempt(
+    cast: &Cast<'_>,
+    broker: &Broker,
+    job: &dyn Job,
+    input: &Input,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let output = format!("{}-{}-{}", input.topic, job.name(), outcome.round);
+    broker.topic(&output)?;
+    let folder = cast.bench.folder(job.name(), &input.topic)?;
+    let task = Task { folder: &folder, broker: &broker.address, input: &input.topic, output: &output };
+    let tally = Mutex::new(Tally::new(&input.expected));
+    thread::scope(|scope| {
+        // Dropped at the end of this block, whatever happens in it: that ends the thread.
+        let mut reader = broker.read(&output)?;
+        let rows = reader.lines()?;
+        scope.spawn(|| collect(rows, &tally));
+        let mut process = Process::start(job.launch(&task)?)?;
+        let done = drive(&mut process, &tally, cast.bench.timeout, outcome);
+        process.stop(Duration::from_secs(10));
+        let tally = lock(&tally);
+        outcome.seconds = tally.latest.saturating_duration_since(process.started).as_secs_f64();
+        outcome.verdict = Some(tally.verdict());
+        done
+    })
+}
+
+/// Waits until every window is there, and takes the figures.
+fn drive(
+    process: &mut Process,
+    tally: &Mutex<Tally<'_>>,
+    timeout: Duration,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let deadline = Instant::now() + timeout;
+    let mut problem = None;
+    while !lock(tally).is_complete() {
+        sleep(Duration::from_millis(10));
+        process.check()?;
+        if Instant::now() > deadline {
+            problem = Some(format!("not done within {timeout:?}").into());
+            break;
+        }
+    }
+    process.wait_quiet(QUIET, Instant::now() + CALM)?;
+    outcome.cpu = process.cpu();
+    outcome.memory = process.peak_memory();
+    problem.map_or(Ok(()), Err)
+}
+
+/// Takes rows until there are no more.
+fn collect(rows: impl Read, tally: &Mutex<Tally<'_>>) {
+    for row in BufReader::new(rows).split(b'\n') {
+        // An end in the midst of a row is that of the reader: what is missing then is missing in the tally.
+        let Ok(row) = row else { return };
+        lock(tally).take(&row);
+    }
+}
+
+fn lock<'a, 'b>(tally: &'a Mutex<Tally<'b>>) -> MutexGuard<'a, Tally<'b>> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Result;
+    use crate::ledger::Verdict;
+    use crate::process::Launch;
+
+    struct Fake;
+
+    impl Job for Fake {
+        fn name(&self) -> &'static str {
+            "fake"
+        }
+
+        fn version(&self) -> &'static str {
+            "1"
+        }
+
+        fn note(&self) -> &'static str {
+            ""
+        }
+
+        fn launch(&self, _task: &Task<'_>) -> Result<Launch> {
+            Err("it is not real".into())
+        }
+    }
+
+    fn outcome(lines: u64, seconds: f64, cpu: f64) -> Outcome {
+        let verdict = Some(Verdict { wanted: 9, arrived: 9, ..Verdict::default() });
+        Outcome { lines, seconds, cpu, memory: 50_000_000, verdict, ..Outcome::default() }
+    }
+
+    #[test]
+    fn the_start_is_taken_off() {
+        let pair = pair(&outcome(2000, 1.5, 0.75), outcome(1_002_000, 5.5, 2.75));
+        assert!(pair.outcome.is_right());
+        assert!((pair.outcome.cpu_per_million() - 2.0).abs() < 1e-9);
+        assert!((pair.outcome.events_per_second() - 250_000.0).abs() < 1e-6);
+        assert_eq!(row(&Fake, &[pair]), "| fake | **2.00** (2.00–2.00) | 250.0 k | 50 | 1.5 | 0.75 | yes |");
+    }
+
+    #[test]
+    fn what_is_wrong_gives_no_figures() {
+        let start = || outcome(2000, 1.5, 0.75);
+        let mut missing = outcome(1_002_000, 5.5, 2.75);
+        missing.verdict = Some(Verdict { wanted: 9, arrived: 7, ..Verdict::default() });
+        let row = row(&Fake, &[pair(&start(), missing)]);
+        assert_eq!(row, "| fake | – | – k | – | – | – | **no**: 1 of 1 runs: 2 of 9 missing |");
+
+        let mut late = start();
+        late.problem = Some("it ended".to_owned());
+        let wrong = pair(&late, outcome(1_002_000, 5.5, 2.75));
+        assert_eq!(wrong.outcome.faults(), "with 2000 events: it ended");
+        assert!(!pair(&start(), outcome(3000, 1.4, 0.8)).outcome.is_right());
+    }
+
+    #[test]
+    fn rows_are_collected_to_the_end() {
+        let expected = events::Expected::of(1).expect("a line");
+        let tally = Mutex::new(Tally::new(&expected));
+        collect(&b"{}\n{}\n"[..], &tally);
+        assert_eq!(lock(&tally).verdict().unknown, 2);
+    }
+}
