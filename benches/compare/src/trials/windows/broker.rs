@@ -141,7 +141,17 @@ struct Feed {
 
 impl Feed {
     fn start(mut command: Command, topic: &str, partition: u64) -> Result<Self> {
-        command.args(["-P", "-t", topic, "-p", &partition.to_string(), "-X", "acks=all", "-X", "linger.ms=20"]);
+        command.args([
+            "-P",
+            "-t",
+            topic,
+            "-p",
+            &partition.to_string(),
+            "-X",
+            "acks=all",
+            "-X",
+            "linger.ms=20",
+        ]);
         system::dies_with_us(&mut command);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut child = child.map_err(fail(format_args!("cannot run kcat")))?;

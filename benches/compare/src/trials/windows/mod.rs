@@ -34,16 +34,41 @@ pub use jobs::PEERS;
 const FEW: u64 = 2000;
 /// How long a product may take to become quiet. Some look for messages all the time and never do.
 const CALM: Duration = Duration::from_secs(1);
+/// What is said of a run that took no longer than a start.
+const UNTOLD: &str = "too few events to tell the work from the start";
 
-/// What a product's pair of runs gave.
+/// What a product gave in a round.
 #[derive(Serialize)]
 struct Pair {
-    /// The run on the full topic, less the one on few events.
-    outcome: Outcome,
-    /// Seconds from the start until the windows of few events were there.
-    start_seconds: f64,
-    /// User and system CPU seconds of that.
-    start_cpu: f64,
+    /// The run on few events.
+    start: Outcome,
+    /// The run on the full topic, its start included.
+    whole: Outcome,
+}
+
+impl Pair {
+    fn is_right(&self) -> bool {
+        self.start.is_right() && self.whole.is_right()
+    }
+
+    fn faults(&self) -> String {
+        match self.start.is_right() {
+            true => self.whole.faults(),
+            false => format!("with {} events: {}", self.start.lines, self.start.faults()),
+        }
+    }
+
+    /// The whole run less a start; none if it took no longer than that.
+    fn less(&self, seconds: f64, cpu: f64) -> Option<Outcome> {
+        let outcome = Outcome {
+            lines: self.whole.lines.saturating_sub(self.start.lines),
+            bytes: self.whole.bytes.saturating_sub(self.start.bytes),
+            seconds: self.whole.seconds - seconds,
+            cpu: self.whole.cpu - cpu,
+            ..self.whole.clone()
+        };
+        (outcome.seconds > 0.0 && outcome.cpu > 0.0).then_some(outcome)
+    }
 }
 
 /// Runs it.
@@ -79,8 +104,11 @@ pub(super) fn run(cast: &Cast<'_>, journal: &mut Journal) -> Result<String> {
     for round in 1..=cast.rounds {
         for (job, pairs) in jobs.iter().zip(&mut pairs) {
             let start = once(cast, &broker, job.as_ref(), &few, round);
-            let pair = pair(&start, once(cast, &broker, job.as_ref(), &full, round));
-            tell(&pair.outcome);
+            let pair = Pair { start, whole: once(cast, &broker, job.as_ref(), &full, round) };
+            match pair.less(pair.start.seconds, pair.start.cpu).filter(|_| pair.is_right()) {
+                Some(outcome) => tell(&outcome),
+                None => say(&format!("W8   {:<16} {}", job.name(), either(&pair.faults(), UNTOLD))),
+            }
             journal.add(&pair)?;
             pairs.push(pair);
         }
@@ -107,7 +135,7 @@ fn head(lines: u64) -> String {
          the events that were produced, and all counts together are the number of events.\n\n\
          The figures are of the product's processes alone: what the broker, the producer and the checking consumer cost is in none of them, but all \
          share the machine. As the topic is full before the product starts, each product also runs on a topic of {FEW} events; \
-         that is its start, and is taken off CPU-s and events/s. Peak memory is that of the whole run. Logdrive commits offsets behind what is \
+         that is its start, and the median of it is taken off CPU-s and events/s. Peak memory is that of the whole run. Logdrive commits offsets behind what is \
          delivered and keeps its windows for a restart; the peers run with their defaults, which keep none.\n\n\
          | product | CPU-s per M events | events/s | peak RSS MB | start until rows, s | start, CPU-s | every window once and right |\n\
          |---|---:|---:|---:|---:|---:|---|\n",
@@ -118,54 +146,50 @@ fn head(lines: u64) -> String {
     )
 }
 
-/// A product's line of the table.
+/// A product's line of the table. What is taken off every run is the middle one of all starts.
 fn row(job: &dyn Job, pairs: &[Pair]) -> String {
-    let wrong: Vec<&Pair> = pairs.iter().filter(|pair| !pair.outcome.is_right()).collect();
-    let right = match wrong.first() {
-        None => "yes".to_owned(),
-        Some(first) => {
-            format!("**no**: {} of {} runs: {}", wrong.len(), pairs.len(), cell(&first.outcome.faults()))
+    let middle = |figure: fn(&Pair) -> f64| {
+        Spread::of(pairs.iter().filter(|pair| pair.is_right()).map(figure)).map(|spread| spread.median)
+    };
+    let (seconds, cpu) = (middle(|pair| pair.start.seconds), middle(|pair| pair.start.cpu));
+    let runs: Vec<Outcome> = pairs
+        .iter()
+        .filter(|pair| pair.is_right())
+        .filter_map(|pair| pair.less(seconds.unwrap_or(0.0), cpu.unwrap_or(0.0)))
+        .collect();
+    let spread = |figure: fn(&Outcome) -> f64| Spread::of(runs.iter().map(figure));
+    let shown = |figure: Option<f64>, digits: usize, unit: &str| {
+        figure.map_or("–".to_owned(), |figure| format!("{figure:.digits$}{unit}"))
+    };
+    let n_wrong = pairs.iter().filter(|pair| !pair.is_right()).count();
+    let right = match pairs.iter().find(|pair| !pair.is_right()) {
+        Some(first) => format!("**no**: {n_wrong} of {} runs: {}", pairs.len(), cell(&first.faults())),
+        None if runs.len() < pairs.len() => {
+            format!("yes; of {} of {} runs: {UNTOLD}", pairs.len() - runs.len(), pairs.len())
         }
+        None => "yes".to_owned(),
     };
-    let good = || pairs.iter().filter(|pair| pair.outcome.is_right());
-    let spread = |figure: fn(&Pair) -> f64| Spread::of(good().map(figure));
-    let shown = |figure: fn(&Pair) -> f64, digits: usize| {
-        spread(figure).map_or("–".to_owned(), |spread| format!("{:.digits$}", spread.median))
-    };
-    let cpu = spread(|pair| pair.outcome.cpu_per_million()).map_or("–".to_owned(), |spread| {
+    let per_million = spread(Outcome::cpu_per_million).map_or("–".to_owned(), |spread| {
         format!("**{:.2}** ({:.2}–{:.2})", spread.median, spread.min, spread.max)
     });
-    let memory = spread(|pair| pair.outcome.memory as f64 / 1e6);
     format!(
-        "| {} | {cpu} | {} k | {} | {} | {} | {right} |",
+        "| {} | {per_million} | {} | {} | {} | {} | {right} |",
         job.name(),
-        shown(|pair| pair.outcome.events_per_second() / 1000.0, 1),
-        memory.map_or("–".to_owned(), |spread| format!("{:.0}", spread.max)),
-        shown(|pair| pair.start_seconds, 1),
-        shown(|pair| pair.start_cpu, 2),
+        shown(spread(|run| run.events_per_second() / 1000.0).map(|spread| spread.median), 1, " k"),
+        shown(spread(|run| run.memory as f64 / 1e6).map(|spread| spread.max), 0, ""),
+        shown(seconds, 1, ""),
+        shown(cpu, 2, ""),
     )
+}
+
+/// The first text, or the second if that is empty.
+fn either<'a>(text: &'a str, other: &'a str) -> &'a str {
+    if text.is_empty() { other } else { text }
 }
 
 /// Text that may stand in a table.
 fn cell(text: &str) -> String {
     text.replace('|', "/").replace('\n', " ")
-}
-
-/// Takes the start off the whole.
-fn pair(start: &Outcome, whole: Outcome) -> Pair {
-    let mut outcome = Outcome {
-        lines: whole.lines.saturating_sub(start.lines),
-        bytes: whole.bytes.saturating_sub(start.bytes),
-        seconds: whole.seconds - start.seconds,
-        cpu: whole.cpu - start.cpu,
-        ..whole
-    };
-    if !start.is_right() {
-        outcome.problem = Some(format!("with {} events: {}", start.lines, start.faults()));
-    } else if outcome.is_right() && (outcome.seconds <= 0.0 || outcome.cpu <= 0.0) {
-        outcome.problem = Some("too few events to tell the work from the start".to_owned());
-    }
-    Pair { outcome, start_seconds: start.seconds, start_cpu: start.cpu }
 }
 
 fn once(cast: &Cast<'_>, broker: &Broker, job: &dyn Job, input: &Input, round: u32) -> Outcome {
@@ -279,28 +303,40 @@ mod tests {
         Outcome { lines, seconds, cpu, memory: 50_000_000, verdict, ..Outcome::default() }
     }
 
+    fn start() -> Outcome {
+        outcome(2000, 1.5, 0.75)
+    }
+
     #[test]
-    fn the_start_is_taken_off() {
-        let pair = pair(&outcome(2000, 1.5, 0.75), outcome(1_002_000, 5.5, 2.75));
-        assert!(pair.outcome.is_right());
-        assert!((pair.outcome.cpu_per_million() - 2.0).abs() < 1e-9);
-        assert!((pair.outcome.events_per_second() - 250_000.0).abs() < 1e-6);
-        assert_eq!(row(&Fake, &[pair]), "| fake | **2.00** (2.00–2.00) | 250.0 k | 50 | 1.5 | 0.75 | yes |");
+    fn the_middle_start_is_taken_off() {
+        let pairs = [(1.5, 0.75), (9.0, 9.0), (1.0, 0.25)].map(|(seconds, cpu)| Pair {
+            start: outcome(2000, seconds, cpu),
+            whole: outcome(1_002_000, 5.5, 2.75),
+        });
+        assert!(pairs[1].less(9.0, 9.0).is_none());
+        assert_eq!(row(&Fake, &pairs), "| fake | **2.00** (2.00–2.00) | 250.0 k | 50 | 1.5 | 0.75 | yes |");
     }
 
     #[test]
     fn what_is_wrong_gives_no_figures() {
-        let start = || outcome(2000, 1.5, 0.75);
         let mut missing = outcome(1_002_000, 5.5, 2.75);
         missing.verdict = Some(Verdict { wanted: 9, arrived: 7, ..Verdict::default() });
-        let row = row(&Fake, &[pair(&start(), missing)]);
-        assert_eq!(row, "| fake | – | – k | – | – | – | **no**: 1 of 1 runs: 2 of 9 missing |");
+        let pair = Pair { start: start(), whole: missing };
+        assert_eq!(row(&Fake, &[pair]), "| fake | – | – | – | – | – | **no**: 1 of 1 runs: 2 of 9 missing |");
 
-        let mut late = start();
-        late.problem = Some("it ended".to_owned());
-        let wrong = pair(&late, outcome(1_002_000, 5.5, 2.75));
-        assert_eq!(wrong.outcome.faults(), "with 2000 events: it ended");
-        assert!(!pair(&start(), outcome(3000, 1.4, 0.8)).outcome.is_right());
+        let mut ended = start();
+        ended.problem = Some("it ended".to_owned());
+        let pair = Pair { start: ended, whole: outcome(1_002_000, 5.5, 2.75) };
+        assert_eq!(pair.faults(), "with 2000 events: it ended");
+    }
+
+    #[test]
+    fn what_cannot_be_told_from_the_start_is_right_without_figures() {
+        let pair = Pair { start: start(), whole: outcome(3000, 1.4, 0.8) };
+        assert_eq!(
+            row(&Fake, &[pair]),
+            format!("| fake | – | – | – | 1.5 | 0.75 | yes; of 1 of 1 runs: {UNTOLD} |")
+        );
     }
 
     #[test]
