@@ -40,7 +40,7 @@ clock = win.EventClock(
 windower = win.TumblingWindower(length=MINUTE, align_to=START)
 
 flow = Dataflow("w8")
-messages = op.input("in", flow, KafkaSource(BROKERS, [os.environ["INPUT"]]))
+messages = op.input("in", flow, KafkaSource(BROKERS, [os.environ["INPUT"]], batch_size=10_000))
 events = op.map("parse", messages, parse)
 # Sums do not depend on the order, and it is faster without.
 counted = win.fold_window("count", events, clock, windower, lambda: (0, 0.0), fold, merge, ordered=False)

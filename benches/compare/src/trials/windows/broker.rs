@@ -47,7 +47,22 @@ impl Broker {
         let broker = Self { script, port, address: format!("127.0.0.1:{port}") };
         broker.script("wipe")?;
         broker.script("start")?;
+        broker.warm()?;
         Ok(broker)
+    }
+
+    /// Makes the broker do what it does once: or else the first product would wait for it.
+    fn warm(&self) -> Result<()> {
+        const TOPIC: &str = "w8-warm";
+        self.topic(TOPIC)?;
+        let mut feed = self.kcat();
+        feed.args(["-X", "enable.idempotence=true"]);
+        let mut feed = Feed::start(feed, TOPIC, 0)?;
+        feed.send(b"{}")?;
+        feed.end()?;
+        let earliest = ["-X", "auto.offset.reset=earliest"];
+        run(self.kcat().args(["-G", TOPIC, "-q", "-e", "-c", "1"]).args(earliest).arg(TOPIC))?;
+        Ok(())
     }
 
     fn script(&self, verb: &str) -> Result<String> {
