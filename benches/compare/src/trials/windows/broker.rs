@@ -57,7 +57,7 @@ impl Broker {
         self.topic(TOPIC)?;
         let mut feed = self.kcat();
         feed.args(["-X", "enable.idempotence=true"]);
-        let mut feed = Feed::start(feed, TOPIC, 0)?;
+        let mut feed = Feed::start(feed, TOPIC)?;
         feed.send(b"{}")?;
         feed.end()?;
         let earliest = ["-X", "auto.offset.reset=earliest"];
@@ -94,20 +94,19 @@ impl Broker {
     pub(super) fn fill(&self, topic: &str, lines: u64) -> Result<Input> {
         let mut expected = Expected::of(lines)?;
         self.topic(topic)?;
-        let feed = |partition| Feed::start(self.kcat(), topic, partition);
-        let mut feeds = (0..PARTITIONS).map(feed).collect::<Result<Vec<_>>>()?;
+        let mut feed = Feed::start(self.kcat(), topic)?;
         let (mut line, mut bytes) = (Vec::new(), 0);
         for index in 0..lines {
             let event = event(index, &mut line);
             expected.add(event);
             bytes += line.len() as u64;
-            feeds[event.partition() as usize].send(&line)?;
+            feed.send(&line)?;
         }
         for tenant in 0..TENANTS {
-            let event = closer(lines, tenant, &mut line);
-            feeds[event.partition() as usize].send(&line)?;
+            closer(lines, tenant, &mut line);
+            feed.send(&line)?;
         }
-        feeds.into_iter().try_for_each(Feed::end)?;
+        feed.end()?;
         let (held, sent) = (self.held(topic)?, lines + TENANTS);
         if held != sent {
             return Err(format!("the topic {topic} holds {held} messages, not {sent}").into());
@@ -148,25 +147,15 @@ fn offsets(text: &str) -> u64 {
     text.lines().filter_map(offset).sum()
 }
 
-/// A producer into one partition.
+/// A producer into the only partition.
 struct Feed {
     child: Child,
     input: BufWriter<ChildStdin>,
 }
 
 impl Feed {
-    fn start(mut command: Command, topic: &str, partition: u64) -> Result<Self> {
-        command.args([
-            "-P",
-            "-t",
-            topic,
-            "-p",
-            &partition.to_string(),
-            "-X",
-            "acks=all",
-            "-X",
-            "linger.ms=20",
-        ]);
+    fn start(mut command: Command, topic: &str) -> Result<Self> {
+        command.args(["-P", "-t", topic, "-p", "0", "-X", "acks=all", "-X", "linger.ms=20"]);
         system::dies_with_us(&mut command);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut child = child.map_err(fail(format_args!("cannot run kcat")))?;

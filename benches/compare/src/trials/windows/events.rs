@@ -9,7 +9,7 @@ use crate::error::Result;
 
 /// How many keys there are.
 pub(super) const TENANTS: u64 = 1000;
-/// How many partitions the topics have; all events of a tenant are in one. With several, a product that has one clock
+/// How many partitions the topics have: one, as with several a product that has one clock
 /// for all of them drops the rest of one partition when it has read another to the events that close the windows.
 pub(super) const PARTITIONS: u64 = 1;
 /// By how much an event may be late, in seconds.
@@ -28,13 +28,6 @@ pub(super) struct Event {
     pub(super) tenant: u64,
     /// The amount in hundredths.
     pub(super) cents: u64,
-}
-
-impl Event {
-    /// Where it goes.
-    pub(super) fn partition(&self) -> u64 {
-        self.tenant % PARTITIONS
-    }
 }
 
 /// The name of a tenant.

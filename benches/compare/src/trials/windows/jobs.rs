@@ -119,7 +119,7 @@ pub(super) fn peer(name: &str, scratch: &Path) -> Result<Box<dyn Job>> {
         "bytewax" => Python {
             name: "bytewax",
             version: "0.21.1",
-            note: "a fold over windows, one worker, batches of 10,000 instead of 1,000, which cost more; no recovery store",
+            note: "a fold over windows, one worker, batches of 10,000 as the default of 1,000 costs more; no recovery store",
             program: python::environment(folder, name, &["bytewax==0.21.1", "confluent-kafka==2.16.1"])?,
             arguments: &["-m", "bytewax.run", "bytewax_job:flow"],
             job: ("bytewax_job.py", include_str!("../../../jobs/bytewax_job.py")),
