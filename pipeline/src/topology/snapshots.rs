@@ -54,6 +54,13 @@ pub struct Progress {
     pub partition: Option<String>,
 }
 
+/// A view whose answer is awaited.
+struct Asked {
+    view: String,
+    schema: SchemaRef,
+    answer: oneshot::Receiver<Rows>,
+}
+
 #[derive(Debug)]
 struct Request {
     epoch: u64,
@@ -97,8 +104,18 @@ impl ViewReader {
     /// # Errors
     /// If there is no such view, it keeps nothing, it has stopped, or the dataflow has ended.
     pub async fn read(&self, views: &[String]) -> Result<Vec<(SchemaRef, Vec<RecordBatch>)>, String> {
-        let epoch = self.epochs.current() + AHEAD;
-        let mut waiting = Vec::with_capacity(views.len());
+        loop {
+            let epoch = self.epochs.current() + AHEAD;
+            let asked = self.ask(views, epoch)?;
+            // Asked too late, the workers may have gone on at different epochs.
+            if self.epochs.current() < epoch {
+                return answers(asked).await;
+            }
+        }
+    }
+
+    fn ask(&self, views: &[String], epoch: u64) -> Result<Vec<Asked>, String> {
+        let mut asked = Vec::with_capacity(views.len());
         for view in views {
             let table = self.views.get(view).ok_or_else(|| format!("there is no view `{view}`"))?;
             let schema = table.schema.clone().ok_or_else(|| {
@@ -109,18 +126,22 @@ impl ViewReader {
                 Request { epoch, answered: vec![false; self.n_workers], rows: Ok(Vec::new()), reply };
             table.requests().push(request);
             table.n_waiting.fetch_add(1, Ordering::Release);
-            waiting.push((view, schema, answer));
+            asked.push(Asked { view: view.clone(), schema, answer });
         }
-        let mut read = Vec::with_capacity(waiting.len());
-        for (view, schema, answer) in waiting {
-            let rows = tokio::time::timeout(TIMEOUT, answer).await;
-            let rows = rows
-                .map_err(|_| format!("the view `{view}` has not answered in time: the pipeline is behind"))?;
-            let rows = rows.map_err(|_| "the pipeline ends".to_owned())??;
-            read.push((schema, rows));
-        }
-        Ok(read)
+        Ok(asked)
     }
+}
+
+async fn answers(asked: Vec<Asked>) -> Result<Vec<(SchemaRef, Vec<RecordBatch>)>, String> {
+    let mut read = Vec::with_capacity(asked.len());
+    for Asked { view, schema, answer } in asked {
+        let rows = tokio::time::timeout(TIMEOUT, answer).await;
+        let rows =
+            rows.map_err(|_| format!("the view `{view}` has not answered in time: the pipeline is behind"))?;
+        let rows = rows.map_err(|_| "the pipeline ends".to_owned())??;
+        read.push((schema, rows));
+    }
+    Ok(read)
 }
 
 impl Table {

@@ -10,10 +10,9 @@
 //! all workers in the epochs before, so that which rows are late depends on nothing else, and reduces the rows of an
 //! epoch to one row per pane and key. `keep` holds the windows that are open.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::AsArray;
 use arrow::compute::{cast, max};
@@ -44,17 +43,16 @@ const CLOCK_EVERY: u64 = 100;
 type BatchOutput = OutputBuilder<u64, NoopBuilder<Batches>>;
 type VecOutput<D> = OutputBuilder<u64, CapacityContainerBuilder<Vec<D>>>;
 
-/// Whether a view has stopped on this worker, and how to stop it.
+/// Whether a view has stopped, and how to stop it: on all workers, for its rows would be those of some keys only.
 #[derive(Clone)]
 struct Health {
     view: Arc<SqlView>,
     cx: WorkerContext,
-    stopped: Rc<Cell<bool>>,
 }
 
 impl Health {
     fn is_stopped(&self) -> bool {
-        self.stopped.get()
+        self.view.stopped.load(Ordering::Acquire)
     }
 
     /// Stops the view for good if this is an error: its state cannot be trusted any more.
@@ -66,7 +64,7 @@ impl Health {
     }
 
     fn stop(&self, reason: &str) {
-        if !self.stopped.replace(true) {
+        if !self.view.stopped.swap(true, Ordering::AcqRel) {
             self.cx.counters.view_stopped(&self.view.name, reason);
         }
     }
@@ -87,7 +85,7 @@ pub(super) fn attach<'scope>(
     input: BatchStream<'scope>,
     cx: &WorkerContext,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let health = Health { view: Arc::clone(view), cx: cx.clone(), stopped: Rc::default() };
+    let health = Health { view: Arc::clone(view), cx: cx.clone() };
     let (rows, marks) = mark(input, view, cx);
     let (parts, bars, refused) = gather(rows, marks.broadcast(), &health);
     let (rows, failed) = keep(parts, bars, &health);
@@ -100,7 +98,7 @@ pub(super) fn attach_pass<'scope>(
     input: BatchStream<'scope>,
     cx: &WorkerContext,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let health = Health { view: Arc::clone(view), cx: cx.clone(), stopped: Rc::default() };
+    let health = Health { view: Arc::clone(view), cx: cx.clone() };
     let shape = Rows::new(&view.name, &view.spec, view.options.emit == Emit::Changes);
     let mut builder = OperatorBuilder::new(view.operator("rows"), input.scope());
     let mut input = builder.new_input(input, Pipeline);
@@ -338,20 +336,88 @@ struct Pending {
     bar: Option<i64>,
 }
 
+/// The open windows, as long as the view has not stopped.
+struct Keeper {
+    health: Health,
+    /// `None` if it could not be set up.
+    keep: Option<Keep>,
+}
+
+impl Keeper {
+    fn new(health: &Health, operator: &str) -> Self {
+        let Health { view, cx } = health;
+        let keep = Keep::new(view, cx).and_then(|mut keep| {
+            let stopped = keep.restore(&cx.checkpoint.restored(operator))?;
+            Ok((keep, stopped))
+        });
+        match keep {
+            Ok((keep, stopped)) => {
+                if stopped {
+                    health.stop(
+                        "it had stopped before; a larger `max_bytes`, or another query, starts it anew",
+                    );
+                }
+                Self { health: health.clone(), keep: Some(keep) }
+            }
+            Err(error) => {
+                health.stop(&crate::compiler::readable(&error));
+                Self { health: health.clone(), keep: None }
+            }
+        }
+    }
+
+    fn epoch(&mut self, epoch: u64, parts: Vec<Part>, bar: Option<i64>) -> Emitted {
+        let Self { health, keep: Some(keep) } = self else { return Emitted::default() };
+        if health.is_stopped() {
+            keep.clear();
+            return Emitted::default();
+        }
+        let emitted = health.check(keep.epoch(epoch, parts, bar));
+        let (name, index, counters) = (&health.view.name, health.cx.index, &health.cx.counters);
+        counters.state_rows(name, index, keep.n_rows());
+        counters.view_bytes(name, index, keep.n_bytes());
+        let limit = usize::try_from(health.view.options.max_bytes).unwrap_or(usize::MAX) / health.cx.peers;
+        if keep.n_bytes() > limit {
+            health.stop(&format!("its state takes more than `max_bytes` ({limit} bytes on each worker)"));
+        }
+        emitted
+    }
+
+    /// The state for a checkpoint. A view that has stopped stays so after a restart.
+    fn encode(&mut self) -> Vec<u8> {
+        let Self { health, keep } = self;
+        match keep {
+            Some(keep) => health.check(keep.encode(&health.cx, health.is_stopped())),
+            None => Vec::new(),
+        }
+    }
+
+    /// Answers those who wait for the rows as of the epochs before.
+    fn answer(&mut self, before: u64) {
+        let Self { health, keep } = self;
+        let (snapshots, view, index) = (&health.cx.snapshots, &*health.view.name, health.cx.index);
+        if !snapshots.is_due(view, index, before) {
+            return;
+        }
+        let rows = match keep {
+            Some(keep) if !health.is_stopped() => {
+                keep.snapshot().map_err(|error| crate::compiler::readable(&error))
+            }
+            _ => Err(format!("the view `{view}` has stopped; the log says why")),
+        };
+        snapshots.answer(view, index, before, rows);
+    }
+}
+
 /// Keeps the open windows of the keys of this worker.
 fn keep<'scope>(
     parts: StreamVec<'scope, u64, Part>,
     bars: StreamVec<'scope, u64, i64>,
     health: &Health,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let (view, cx) = (Arc::clone(&health.view), health.cx.clone());
-    let operator = view.operator("keep");
-    let mut keep = Keep::new(&view, &cx).and_then(|mut keep| {
-        keep.restore(&cx.checkpoint.restored(&operator))?;
-        Ok(keep)
-    });
-    let mut cuts = Cuts::new(operator.clone(), &cx);
-    let health = health.clone();
+    let operator = health.view.operator("keep");
+    let mut keeper = Keeper::new(health, &operator);
+    let mut cuts = Cuts::new(operator.clone(), &health.cx);
 
     let mut builder = OperatorBuilder::new(operator, parts.scope());
     let mut parts = builder.new_input(parts, Exchange::new(|part: &Part| part.worker));
@@ -383,59 +449,26 @@ fn keep<'scope>(
                 pending.bar = bars.drain(..).max().max(pending.bar);
             });
             let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            let keep = match &mut keep {
-                Ok(keep) => keep,
-                Err(error) => {
-                    health.stop(&crate::compiler::readable(error));
-                    pending.clear();
-                    return;
-                }
-            };
-            let answer = |keep: &mut Keep, before: u64| {
-                let (snapshots, view, index) = (&health.cx.snapshots, &*health.view.name, health.cx.index);
-                if snapshots.is_due(view, index, before) {
-                    let rows = match health.is_stopped() {
-                        true => Err(format!("the view `{view}` has stopped; the log says why")),
-                        false => keep.snapshot().map_err(|error| crate::compiler::readable(&error)),
-                    };
-                    snapshots.answer(view, index, before, rows);
-                }
-            };
             while let Some(entry) = pending.first_entry() {
                 let epoch = *entry.key();
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
-                cuts.pass(epoch, || health.check(keep.encode(&health.cx)));
-                answer(keep, epoch);
+                cuts.pass(epoch, || keeper.encode());
+                keeper.answer(epoch);
                 let Pending { rows_at, failed_at, parts, bar } = entry.remove();
-                if health.is_stopped() {
-                    continue;
-                }
-                let Emitted { rows, failed } = health.check(keep.epoch(epoch, parts, bar));
+                let Emitted { rows, failed } = keeper.epoch(epoch, parts, bar);
                 if !rows.is_empty() {
                     rows_out.session_with_builder(&rows_at).give_container(&mut Batches(rows));
                 }
                 if !failed.is_empty() {
                     failed_out.session_with_builder(&failed_at).give_container(&mut Batches(failed));
                 }
-                health.cx.counters.state_rows(&health.view.name, health.cx.index, keep.n_rows());
-                health.cx.counters.view_bytes(&health.view.name, health.cx.index, keep.n_bytes());
-                let limit =
-                    usize::try_from(health.view.options.max_bytes).unwrap_or(usize::MAX) / health.cx.peers;
-                if keep.n_bytes() > limit {
-                    health.stop(&format!(
-                        "its state takes more than `max_bytes` ({limit} bytes on each worker)"
-                    ));
-                }
-                if health.is_stopped() {
-                    keep.clear();
-                }
             }
             if let Some(frontier) = frontier {
-                cuts.pass(frontier, || health.check(keep.encode(&health.cx)));
+                cuts.pass(frontier, || keeper.encode());
             }
-            answer(keep, frontier.unwrap_or(u64::MAX));
+            keeper.answer(frontier.unwrap_or(u64::MAX));
         }
     });
     (rows, failed)

@@ -334,8 +334,14 @@ impl Keep {
         }
     }
 
-    pub(super) fn encode(&mut self, cx: &WorkerContext) -> Result<Vec<u8>> {
+    /// The state; nothing but that and its limit if the view has stopped.
+    pub(super) fn encode(&mut self, cx: &WorkerContext, stopped: bool) -> Result<Vec<u8>> {
         let mut writer = StateWriter::new(self.view.fingerprint, cx);
+        writer.u64(u64::from(stopped));
+        writer.u64(self.view.options.max_bytes);
+        if stopped {
+            return Ok(writer.finish());
+        }
         writer.i64(self.watermark);
         match &mut self.open {
             Open::Final(logs) => {
@@ -363,12 +369,20 @@ impl Keep {
         Ok(writer.finish())
     }
 
-    /// Takes from the states of all workers what this one is responsible for.
-    pub(super) fn restore(&mut self, states: &[Vec<u8>]) -> Result<()> {
+    /// Takes from the states of all workers what this one is responsible for. True if the view had stopped, and has no
+    /// higher limit now.
+    pub(super) fn restore(&mut self, states: &[Vec<u8>]) -> Result<bool> {
         let spec = Arc::clone(&self.spec);
-        let Some(aggregation) = &spec.aggregation else { return Ok(()) };
+        let Some(aggregation) = &spec.aggregation else { return Ok(false) };
+        let max_bytes = self.view.options.max_bytes;
+        let mut stopped = false;
         let (index, peers) = (self.cx.index as u64, self.cx.peers as u64);
         for (_, _, mut state) in restored(states, self.view.fingerprint) {
+            let (Some(is_stopped), Some(limit)) = (state.u64(), state.u64()) else { continue };
+            if is_stopped == 1 {
+                stopped |= max_bytes <= limit;
+                continue;
+            }
             let (Some(watermark), Some(n_windows)) = (state.i64(), state.u64()) else { continue };
             self.watermark = self.watermark.max(watermark);
             for _ in 0..n_windows {
@@ -394,7 +408,7 @@ impl Keep {
                 }
             }
         }
-        Ok(())
+        Ok(stopped)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Views: SQL over streams that never end, computed as rows come.
 //!
-//! DataFusion parses, analyses and optimises; [`lower`] makes stages and an aggregation of the plan; [`flow`] runs them
+//! DataFusion parses, analyses and optimises; `lower` makes stages and an aggregation of the plan; `flow` runs them
 //! on Arrow batches in a timely dataflow, with DataFusion's expressions and accumulators. Windows are those of event
 //! time: a window closes when the watermark passes its end.
 
@@ -24,6 +24,7 @@ mod windows;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -81,8 +82,8 @@ pub fn plan(
         let spec = lower::lower(&plan, &state)?;
         check_bound(&spec, &options)?;
         let fingerprint = fingerprint(&spec, &options);
-        Ok(Arc::new(SqlView { name: Arc::clone(&options.name), spec: Arc::new(spec), options, fingerprint })
-            as _)
+        let (name, stopped) = (Arc::clone(&options.name), Arc::default());
+        Ok(Arc::new(SqlView { name, spec: Arc::new(spec), options, fingerprint, stopped }) as _)
     })
 }
 
@@ -134,6 +135,8 @@ struct SqlView {
     spec: Arc<Spec>,
     options: ViewOptions,
     fingerprint: u64,
+    /// Whether it has stopped, on all workers.
+    stopped: Arc<AtomicBool>,
 }
 
 impl SqlView {
@@ -151,6 +154,7 @@ impl SqlView {
             spec: Arc::clone(&self.spec),
             options: self.options.clone(),
             fingerprint: self.fingerprint,
+            stopped: Arc::clone(&self.stopped),
         })
     }
 }

@@ -62,11 +62,14 @@ pub(super) fn plan(
 pub(super) fn tables(sql: &str) -> Vec<String> {
     let Ok(query) = parse(sql, &[], &Positions::new(sql)) else { return Vec::new() };
     let mut tables = Vec::new();
+    // What the query itself defines is no table.
+    let own = query.with.iter().flat_map(|with| &with.cte_tables).map(|cte| cte.alias.name.value.clone());
+    let own: Vec<String> = own.collect();
     let walk: ControlFlow<()> = ast::visit_relations(&query, |name| {
         let parts: Vec<&str> =
             name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
         let name = parts.join(".");
-        if !tables.contains(&name) {
+        if !tables.contains(&name) && !own.contains(&name) {
             tables.push(name);
         }
         ControlFlow::Continue(())

@@ -453,8 +453,9 @@ mod tests {
         assert_eq!(book.alerts.values().next().unwrap().n_findings, 33);
         // What is under way does not say what was found since.
         let under_way = BTreeMap::from([("mail".to_owned(), book.queues["mail"][0].number)]);
-        book.apply(found(5 * 3600 * SECOND, "k", "last"));
-        let due = book.due(5 * 3600 * SECOND + 1, 0, false, &rules(), &under_way);
+        // The last repetition was at 16 011 s.
+        book.apply(found(19_600 * SECOND, "k", "last"));
+        let due = book.due(19_620 * SECOND, 0, false, &rules(), &under_way);
         assert!(
             matches!(&due[..], [Entry::Notify { deliveries, .. }] if deliveries[0].0 == "mail"),
             "{due:?}"

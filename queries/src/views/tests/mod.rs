@@ -245,6 +245,11 @@ const CASES: &[Case] = &[
           GROUP BY n, tenant, tumble(\"@timestamp\", INTERVAL '30 seconds', INTERVAL '7 seconds') HAVING count(*) > 1",
     ),
     case(
+        "WITH some AS (SELECT tenant, n, \"@timestamp\" AS at FROM events WHERE amount > -10) \
+          SELECT tenant, count(*) AS c, tumble_start(at, INTERVAL '15 seconds') AS s FROM some \
+          GROUP BY tenant, tumble(at, INTERVAL '15 seconds')",
+    ),
+    case(
         "SELECT upper(tenant) AS who, tumble(\"@timestamp\", INTERVAL '20 seconds')['start'] AS s, \
           first_value(n ORDER BY \"@timestamp\", n, amount) AS first, last_value(n ORDER BY \"@timestamp\", n, amount) AS last, \
           sum(CASE WHEN n > 0 THEN amount ELSE 0 END) AS positive, median(n) AS middle FROM \
@@ -490,11 +495,24 @@ fn a_row_that_fails_an_expression_does_not_take_the_others_with_it() {
 fn a_view_that_outgrows_its_limit_stops() {
     let sql = "SELECT n, count(*) AS c FROM events GROUP BY n";
     let options = ViewOptions { max_bytes: 100_000, ..options(Emit::Changes) };
-    let view = plan(sql, &[("events".into(), schema())], options).unwrap();
+    let view = plan(sql, &[("events".into(), schema())], options.clone()).unwrap();
     let rows: Vec<Row> = (0..5_000).map(|n| row(0, "a", n)).collect();
-    let epochs = at_epochs(vec![(10, batch(0, 0, &rows))]);
-    let outcome = Run { view: &view, workers: 1, crashes: false, restored: None, read_at: None }.go(&epochs);
-    assert!(outcome.stopped.unwrap().contains("max_bytes"));
+    let later = (1..14).map(|n| (n * 1_000 + 10, batch(1, n, &[row(0, "a", 1)])));
+    let epochs = at_epochs(std::iter::once((10, batch(0, 0, &rows))).chain(later).collect());
+    let outcome = Run { view: &view, workers: 2, crashes: true, restored: None, read_at: None }.go(&epochs);
+    assert!(outcome.stopped.as_ref().unwrap().contains("max_bytes"));
+
+    // It stays so after a restart, unless it may take more.
+    let cut = outcome.cut_before(u64::MAX, 4).unwrap();
+    let after = at_epochs(vec![(cut + 10 - START, batch(0, 5_000, &[row(0, "a", 1)]))]);
+    let goes_on = |max_bytes| {
+        let options = ViewOptions { max_bytes, ..options.clone() };
+        let view = plan(sql, &[("events".into(), schema())], options).unwrap();
+        let restored = Some((&outcome, cut));
+        let outcome = Run { view: &view, workers: 1, crashes: false, restored, read_at: None }.go(&after);
+        outcome.stopped.is_none()
+    };
+    assert_eq!([goes_on(100_000), goes_on(200_000)], [false, true]);
 }
 
 /// Queries that views refuse.
