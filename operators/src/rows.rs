@@ -13,15 +13,27 @@ use crate::expression::Expression;
 /// about twice the rows for each bad one and at most `2 · rows` evaluations.
 #[must_use]
 pub fn evaluate(expr: &dyn Expression, batch: &Batch) -> (Option<Batch>, Option<ArrayRef>, Rejects) {
-    let mut rejects = Vec::new();
-    let mut good = Vec::new();
-    // Ranges to look at, the first rows on top, so that values come in row order.
-    let mut ranges = vec![(0, batch.num_rows())];
+    let (mut parts, rejects) = isolate(batch.num_rows(), |start, len| range(expr, batch, start, len));
+    if rejects.is_empty() && parts.len() == 1 {
+        return (Some(batch.clone()), parts.pop().map(|(_, values)| values), rejects);
+    }
+    let good: Vec<ArrayRef> = parts.into_iter().map(|(_, values)| values).collect();
+    join(batch, &good, rejects)
+}
+
+/// Does `work` (on the rows from `start`, `len` of them) for all rows but those that make it fail, which it finds by
+/// halving. Returns what was done from which row on, ascending, and a reject (`expression_failed: …`) for each other row.
+pub fn isolate<T>(
+    n_rows: usize,
+    mut work: impl FnMut(usize, usize) -> Result<T, String>,
+) -> (Vec<(usize, T)>, Rejects) {
+    let (mut done, mut rejects) = (Vec::new(), Vec::new());
+    // Ranges to look at, the first rows on top, so that results come in row order.
+    let mut ranges = vec![(0, n_rows)];
     while let Some((start, len)) = ranges.pop() {
-        match range(expr, batch, start, len) {
-            Ok(values) if len == batch.num_rows() => return (Some(batch.clone()), Some(values), rejects),
-            Ok(values) => good.push(values),
-            Err(error) if len == 1 => {
+        match work(start, len) {
+            Ok(result) => done.push((start, result)),
+            Err(error) if len <= 1 => {
                 rejects.push(Reject { idx: start, reason: format!("expression_failed: {error}") });
             }
             Err(_) => {
@@ -31,7 +43,7 @@ pub fn evaluate(expr: &dyn Expression, batch: &Batch) -> (Option<Batch>, Option<
             }
         }
     }
-    join(batch, &good, rejects)
+    (done, rejects)
 }
 
 /// The values of a range of rows.

@@ -69,6 +69,30 @@ impl<T> Pending<T> {
     }
 }
 
+/// The parts of a request that are still to be sent, in order: all at once at first.
+pub(super) struct Parts(Vec<Range<usize>>);
+
+impl Parts {
+    pub(super) fn of<T>(pending: &Pending<T>) -> Self {
+        let all = 0..pending.items.len();
+        Self(vec![all])
+    }
+
+    /// The part that is sent next; none is empty.
+    pub(super) fn next(&mut self) -> Option<Range<usize>> {
+        self.0.pop().filter(|items| !items.is_empty())
+    }
+
+    /// Sends a part again as two halves; false if it is one row.
+    pub(super) fn halve(&mut self, Range { start, end }: Range<usize>) -> bool {
+        let middle = start + (end - start) / 2;
+        if middle > start {
+            self.0.extend([middle..end, start..middle]);
+        }
+        middle > start
+    }
+}
+
 /// What tells a row from all others, also when it comes again.
 pub(super) fn identity(batch: &Batch, row: usize) -> u128 {
     let mut id = String::new();

@@ -24,10 +24,10 @@ use logdrive_schemas::Batch;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Capability, InputCapability};
 
 use super::container::Part;
 use super::keep::{Emitted, Keep};
@@ -217,8 +217,19 @@ struct Open {
     marks: Vec<Mark>,
 }
 
+impl Open {
+    fn at(capability: &InputCapability<u64>) -> Self {
+        Self {
+            parts_at: capability.retain(0),
+            bars_at: capability.retain(1),
+            rejects_at: capability.retain(2),
+            batches: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+}
+
 /// Reduces the rows of each epoch to parts, and says the watermark at its end.
-#[allow(clippy::type_complexity, reason = "three streams")]
 fn gather<'scope>(
     rows: BatchStream<'scope>,
     marks: StreamVec<'scope, u64, Mark>,
@@ -257,23 +268,11 @@ fn gather<'scope>(
             let (mut parts_out, mut bars_out) = (parts_out.activate(), bars_out.activate());
             let mut rejects_out = rejects_out.activate();
             rows.for_each(|capability, batches| {
-                let open = open.entry(*capability.time()).or_insert_with(|| Open {
-                    parts_at: capability.retain(0),
-                    bars_at: capability.retain(1),
-                    rejects_at: capability.retain(2),
-                    batches: Vec::new(),
-                    marks: Vec::new(),
-                });
+                let open = open.entry(*capability.time()).or_insert_with(|| Open::at(&capability));
                 open.batches.append(&mut batches.0);
             });
             marks.for_each(|capability, marks| {
-                let open = open.entry(*capability.time()).or_insert_with(|| Open {
-                    parts_at: capability.retain(0),
-                    bars_at: capability.retain(1),
-                    rejects_at: capability.retain(2),
-                    batches: Vec::new(),
-                    marks: Vec::new(),
-                });
+                let open = open.entry(*capability.time()).or_insert_with(|| Open::at(&capability));
                 open.marks.append(marks);
             });
             let of_rows = frontiers[0].frontier().first().copied();
@@ -334,6 +333,12 @@ struct Pending {
     failed_at: Capability<u64>,
     parts: Vec<Part>,
     bar: Option<i64>,
+}
+
+impl Pending {
+    fn at(capability: &InputCapability<u64>) -> Self {
+        Self { rows_at: capability.retain(0), failed_at: capability.retain(1), parts: Vec::new(), bar: None }
+    }
 }
 
 /// The open windows, as long as the view has not stopped.
@@ -431,21 +436,11 @@ fn keep<'scope>(
         move |frontiers| {
             let (mut rows_out, mut failed_out) = (rows_out.activate(), failed_out.activate());
             parts.for_each(|capability, parts| {
-                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending {
-                    rows_at: capability.retain(0),
-                    failed_at: capability.retain(1),
-                    parts: Vec::new(),
-                    bar: None,
-                });
+                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending::at(&capability));
                 pending.parts.append(parts);
             });
             bars.for_each(|capability, bars| {
-                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending {
-                    rows_at: capability.retain(0),
-                    failed_at: capability.retain(1),
-                    parts: Vec::new(),
-                    bar: None,
-                });
+                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending::at(&capability));
                 pending.bar = bars.drain(..).max().max(pending.bar);
             });
             let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();

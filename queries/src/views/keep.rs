@@ -23,7 +23,7 @@ use super::windows::Windowing;
 use super::{Emit, SqlView};
 
 /// The only window of a view without windows.
-const ALWAYS: i64 = 0;
+pub(super) const ALWAYS: i64 = 0;
 
 /// Stands for a window in what all sessions have in common.
 const SESSIONS: i64 = 0;

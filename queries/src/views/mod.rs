@@ -7,7 +7,6 @@
 mod container;
 mod flow;
 mod grouping;
-mod isolate;
 mod keep;
 mod log;
 mod lower;
@@ -129,7 +128,7 @@ fn fingerprint(spec: &Spec, options: &ViewOptions) -> u64 {
 }
 
 /// A compiled view.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SqlView {
     name: Arc<str>,
     spec: Arc<Spec>,
@@ -146,16 +145,6 @@ impl SqlView {
 
     fn watermark(&self, cx: &WorkerContext) -> Watermark {
         Watermark::new(self.options.lateness, self.options.idle_timeout, cx.peers)
-    }
-
-    fn shared(&self) -> Arc<Self> {
-        Arc::new(Self {
-            name: Arc::clone(&self.name),
-            spec: Arc::clone(&self.spec),
-            options: self.options.clone(),
-            fingerprint: self.fingerprint,
-            stopped: Arc::clone(&self.stopped),
-        })
     }
 }
 
@@ -247,7 +236,7 @@ impl View for SqlView {
         input: BatchStream<'scope>,
         cx: &WorkerContext,
     ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-        let view = self.shared();
+        let view = Arc::new(self.clone());
         match self.spec.aggregation {
             Some(_) => flow::attach(&view, input, cx),
             None => flow::attach_pass(&view, input, cx),

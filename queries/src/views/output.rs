@@ -12,9 +12,8 @@ use datafusion::common::hash_utils::{QualityRandomState, create_hashes};
 use logdrive_schemas::chunk::Partition;
 use logdrive_schemas::{Batch, Epoch, Layout, Origin, reject};
 
-use super::isolate::isolate;
 use super::keep::Emitted;
-use super::spec::{Aggregation, Output, Spec, run};
+use super::spec::{Aggregation, Output, Spec, isolate, run};
 use super::windows::{self, Windowing};
 
 /// The column that says what a row does to the view.

@@ -12,9 +12,10 @@ use logdrive_schemas::{Batch, Reject, Rejects, reject};
 
 use super::container::Part;
 use super::grouping::Grouping;
-use super::isolate::isolate;
+use super::keep::ALWAYS;
+use super::log::pane_column;
 use super::output::{Rows, Told, hashes};
-use super::spec::{Aggregation, Arguments, Spec, run};
+use super::spec::{Aggregation, Arguments, Spec, isolate, run};
 use super::windows::{Windowing, time_type};
 
 /// Counts of what became of rows.
@@ -85,7 +86,7 @@ impl Scatter {
             n_staged += indices.len();
             let Some((windowing, time)) = aggregation.windows else {
                 outcomes.add(ViewOutcome::Used, indices.len());
-                self.group(arrow_zeros(indices.len()), &arguments)?;
+                self.group(pane_column(ALWAYS, indices.len()), &arguments)?;
                 continue;
             };
             let times = times(read.column(time), start, &indices)?;
@@ -207,10 +208,6 @@ fn judge(
     });
     let keep: BooleanArray = keep.collect::<Vec<bool>>().into();
     (keep, n_refused)
-}
-
-fn arrow_zeros(n_rows: usize) -> ArrayRef {
-    Arc::new(Int64Array::from_value(0, n_rows))
 }
 
 /// The rows of a view that aggregates nothing.

@@ -8,8 +8,11 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::PhysicalExpr;
+use logdrive_operators::rows;
+use logdrive_schemas::Rejects;
 
 use super::windows::Windowing;
+use crate::compiler::readable;
 
 /// A view, compiled.
 #[derive(Debug)]
@@ -43,6 +46,14 @@ pub(super) struct Staged {
     pub(super) rows: RecordBatch,
     /// Ascending.
     pub(super) indices: UInt32Array,
+}
+
+/// Does `work` for all rows but those that make it fail; see [`rows::isolate`].
+pub(super) fn isolate<T>(
+    n_rows: usize,
+    mut work: impl FnMut(usize, usize) -> Result<T>,
+) -> (Vec<(usize, T)>, Rejects) {
+    rows::isolate(n_rows, |start, len| work(start, len).map_err(|error| readable(&error)))
 }
 
 /// Runs stages on rows.

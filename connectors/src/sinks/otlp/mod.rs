@@ -3,8 +3,7 @@
 mod far_end;
 mod record;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use url::Url;
 use super::http::HttpBatch;
 use super::http_auth::{Auth, Secret, Tls, add_headers, client, invalid, parse_url};
 use super::http_rejects::{Refused, merge};
-use super::pending::{Answer, Pending};
+use super::pending::{Answer, Parts, Pending};
 use crate::context::ConnectorContext;
 use crate::document::Documents;
 use crate::error::ConnectorError;
@@ -202,21 +201,11 @@ impl OtlpSink {
     /// Sends what waits, in halves if not all of it is taken.
     async fn send(&mut self, next: Option<&Batch>) -> Result<(), ConnectorError> {
         let pending = self.pending.take(next);
-        let mut parts = VecDeque::new();
-        parts.push_back(0..pending.items.len());
-        while let Some(items) = parts.pop_front() {
-            if items.is_empty() {
-                continue;
-            }
-            let n_items = items.len();
+        let mut parts = Parts::of(&pending);
+        while let Some(items) = parts.next() {
             match self.export(&pending.items[items.clone()]).await? {
-                Answer::Done => self.rows.inc_by(n_items as u64),
-                Answer::Halve(_) if n_items > 1 => {
-                    let Range { start, end } = items;
-                    let middle = start + n_items / 2;
-                    parts.push_front(middle..end);
-                    parts.push_front(start..middle);
-                }
+                Answer::Done => self.rows.inc_by(items.len() as u64),
+                Answer::Halve(_) if parts.halve(items.clone()) => {}
                 Answer::Halve(reason) => self.rejects.extend(pending.rejects(items, &reason)),
             }
         }

@@ -2,8 +2,7 @@
 
 mod series;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use url::Url;
 use super::http::{HttpBatch, read_some};
 use super::http_auth::{Auth, Secret, Tls, add_headers, client, invalid, parse_url, retry_after};
 use super::http_rejects::{Refused, excerpt, merge};
-use super::pending::{Answer, Pending, identity};
+use super::pending::{Answer, Parts, Pending, identity};
 use crate::context::ConnectorContext;
 use crate::document::Documents;
 use crate::error::ConnectorError;
@@ -134,24 +133,14 @@ impl RemoteWrite {
     /// Sends what waits, in halves if not all of it is taken.
     async fn send(&mut self, next: Option<&Batch>) -> Result<(), ConnectorError> {
         let pending = self.pending.take(next);
-        let mut parts = VecDeque::new();
-        parts.push_back(0..pending.items.len());
-        while let Some(items) = parts.pop_front() {
-            if items.is_empty() {
-                continue;
-            }
-            let n_items = items.len();
+        let mut parts = Parts::of(&pending);
+        while let Some(items) = parts.next() {
             match self.post(&pending.items[items.clone()]).await? {
                 Answer::Done => {
-                    self.rows.inc_by(n_items as u64);
+                    self.rows.inc_by(items.len() as u64);
                     self.confirmed.extend(pending.identities(items));
                 }
-                Answer::Halve(_) if n_items > 1 => {
-                    let Range { start, end } = items;
-                    let middle = start + n_items / 2;
-                    parts.push_front(middle..end);
-                    parts.push_front(start..middle);
-                }
+                Answer::Halve(_) if parts.halve(items.clone()) => {}
                 Answer::Halve(reason) => self.rejects.extend(pending.rejects(items, &reason)),
             }
         }
