@@ -8,10 +8,10 @@ use arrow::datatypes::SchemaRef;
 use crate::detector::WorkerContext;
 use crate::flow::BatchStream;
 
-/// What became of the rows of a view's input. `rows in = filtered + late + failed + used`, exactly.
+/// What became of the rows of a view's inputs. `rows in = filtered + late + failed + used`, exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ViewOutcome {
-    /// Read from the input.
+    /// Read from the inputs.
     In,
     /// Removed by a condition of the query.
     Filtered,
@@ -56,11 +56,14 @@ pub trait Snapshots: Debug + Send + Sync {
 
 /// A compiled query over streams.
 pub trait View: Debug + Send + Sync {
-    /// The input's columns that it reads.
-    fn reads(&self) -> Vec<String>;
+    /// The columns that it reads of each of its inputs, in the order in which it was planned with them.
+    fn reads(&self) -> Vec<Vec<String>>;
 
     /// The columns of its rows.
     fn schema(&self) -> SchemaRef;
+
+    /// The same without what says how they change.
+    fn rows(&self) -> SchemaRef;
 
     /// The columns of the view as a table, which can be read while it runs; `None` if it keeps nothing.
     fn table(&self) -> Option<SchemaRef>;
@@ -78,7 +81,7 @@ pub trait View: Debug + Send + Sync {
     /// the second as batches of the `rejects` stream.
     fn attach<'scope>(
         &self,
-        input: BatchStream<'scope>,
+        inputs: Vec<BatchStream<'scope>>,
         cx: &WorkerContext,
     ) -> (BatchStream<'scope>, BatchStream<'scope>);
 }

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arrow::array::{Array, StructArray};
 use arrow::buffer::Buffer;
 use arrow::compute::concat;
 use logdrive_schemas::{Chunk, MessageRange, Partition};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::record::Record;
@@ -21,6 +23,10 @@ const COMBINE_BELOW: usize = 256 << 10;
 /// How finely delivered bytes are given back, in bytes: one entry for each run of this size.
 const SPAN_BYTES: u64 = 256 << 10;
 
+/// How long the writer lets a reader that is nearly up with it catch up: less than a sender would notice, which has its
+/// answer already.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
 /// The state, and the signals that it changed.
 pub(super) struct Shared {
     cx: ConnectorContext,
@@ -30,6 +36,8 @@ pub(super) struct Shared {
     pub(super) data: Notify,
     /// Something was delivered.
     pub(super) room: Notify,
+    /// Something was handed out.
+    taken: Notify,
     /// The source was dropped: the writer must let go of the folder.
     pub(super) closed: CancellationToken,
 }
@@ -48,6 +56,10 @@ pub(super) struct State {
     spans: VecDeque<Span>,
     undelivered_bytes: u64,
     undelivered_messages: u64,
+    /// About how much was not handed out, on disk and in memory.
+    unread_bytes: u64,
+    /// Whether waiting for the reader was in vain, and it has taken nothing since.
+    stands_still: bool,
     outcome: Option<Outcome>,
 }
 
@@ -81,10 +93,13 @@ impl Shared {
                 spans: VecDeque::new(),
                 undelivered_bytes: 0,
                 undelivered_messages: 0,
+                unread_bytes: 0,
+                stands_still: false,
                 outcome: None,
             }),
             data: Notify::new(),
             room: Notify::new(),
+            taken: Notify::new(),
             closed: CancellationToken::new(),
         }
     }
@@ -106,6 +121,30 @@ impl Shared {
             tokio::select! {
                 () = self.room.notified() => {}
                 () = self.closed.cancelled() => return false,
+            }
+        }
+    }
+
+    /// Waits a moment, if that keeps `records` in memory: once one record has to be read from disk, all that follow do
+    /// until the reader is up with the writer, and reading is dearer than waiting. Not for a reader that stands still or
+    /// is far behind.
+    pub(super) async fn wait_for_reader(&self, records: &[Record], memory_max: usize) {
+        let deadline = Instant::now() + CATCH_UP;
+        let bytes: usize = records.iter().map(Record::bytes).sum();
+        let Some(first) = records.first().map(|record| record.first) else { return };
+        let has_room = || {
+            let state = self.lock();
+            let fits = state.memory_end() == first && state.memory_bytes + bytes <= memory_max;
+            fits || state.stands_still || state.read == state.end || 2 * memory_max as u64 <= state.unread_bytes
+        };
+        while !has_room() {
+            tokio::select! {
+                () = self.taken.notified() => {}
+                () = sleep_until(deadline) => {
+                    self.lock().stands_still = true;
+                    return;
+                }
+                () = self.closed.cancelled() => return,
             }
         }
     }
@@ -134,6 +173,7 @@ impl Shared {
     pub(super) fn found(&self, end: u64, bytes: u64, messages: u64) {
         let mut state = self.lock();
         if state.delivered < end {
+            state.unread_bytes += bytes;
             state.undelivered_bytes += bytes;
             state.undelivered_messages += messages;
             state.spans.push_back(Span { end, bytes, messages });
@@ -163,6 +203,7 @@ impl Shared {
     /// The next chunk, if it is in memory.
     pub(super) fn take(&self, partition: Partition, budget: Budget) -> Option<Chunk> {
         let (pieces, peer) = self.lock().take(budget)?;
+        self.taken.notify_one();
         Some(chunk(&self.cx.name, partition, pieces, peer))
     }
 
@@ -233,6 +274,7 @@ impl State {
 
     fn account(&mut self, record: &Record, bytes_max: u64) {
         let (bytes, messages) = (record.payload() as u64, record.messages.len() as u64);
+        self.unread_bytes += bytes;
         self.undelivered_bytes += bytes;
         self.undelivered_messages += messages;
         let span_bytes = SPAN_BYTES.min(bytes_max / 8);
@@ -286,6 +328,7 @@ impl State {
             bytes += size;
             messages += n;
             self.read = piece.end();
+            self.unread_bytes = self.unread_bytes.saturating_sub(size as u64);
             let whole = n == rest.len();
             pieces.push(piece);
             if whole {
@@ -295,7 +338,11 @@ impl State {
                 break;
             }
         }
+        if self.read == self.end {
+            self.unread_bytes = 0;
+        }
         let peer = pieces.first()?.peer.clone();
+        self.stands_still = false;
         let peer = peer.filter(|peer| pieces.iter().all(|p| p.peer.as_ref() == Some(peer)));
         Some((pieces, peer))
     }

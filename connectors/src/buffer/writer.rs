@@ -113,6 +113,7 @@ pub(super) async fn write_groups(
                 for ack in acks {
                     answer(Some(ack), Ok(()));
                 }
+                shared.wait_for_reader(&records, sizes.memory).await;
                 shared.publish(records, sizes.memory);
                 released.release(weight);
                 synced_at = Instant::now();

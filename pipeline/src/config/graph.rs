@@ -33,7 +33,7 @@ pub fn draw(plan: &Plan, format: Format) -> String {
     }
     for view in &plan.views {
         nodes.push((view.name.to_string(), "view".into(), "view"));
-        edges.push((plan.name(view.input).to_owned(), view.name.to_string()));
+        edges.extend(view.inputs.iter().map(|i| (plan.name(i.input).to_owned(), view.name.to_string())));
     }
     if plan.sinks.iter().any(|sink| sink.inputs.contains(&Input::Rejects)) {
         nodes.push(("rejects".into(), "everything that failed".into(), "stream"));

@@ -126,12 +126,18 @@ pub struct DetectorPlan {
 pub struct ViewPlan {
     /// Its name.
     pub name: Arc<str>,
-    /// Where its rows come from.
-    pub input: Input,
-    /// The columns of all lanes of the input: every lane is brought to this schema.
-    pub columns: Stage,
+    /// Where its rows come from, in the order in which the query names it.
+    pub inputs: Vec<ViewInput>,
     /// The compiled query.
     pub view: Arc<dyn View>,
+}
+
+/// What a view reads.
+pub struct ViewInput {
+    /// Where the rows come from.
+    pub input: Input,
+    /// The columns of all its lanes: every lane is brought to this schema.
+    pub columns: Stage,
 }
 
 /// A sink.

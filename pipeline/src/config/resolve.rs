@@ -76,6 +76,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
     add_default_rejects_sink(&mut draft);
     let order = order_streams(&draft.streams, &names, errors);
     reorder(&mut draft.streams, &order);
+    view::sort(&mut draft.views, errors);
     // Streams have moved; what is wrong with names is reported already.
     let names = collect_names(&draft, &mut Vec::new());
     check_attributes(&draft.sources, errors);
@@ -296,7 +297,7 @@ fn plan_round(
         round.detectors.extend(plan_detector(detector, output, &round.lanes, names, cx, errors));
     }
     for draft in &draft.views {
-        let plan = plan_view(draft, &round.lanes, names, errors);
+        let plan = plan_view(draft, &round.lanes, &round.views, names, errors);
         if let Some(plan) = plan {
             let output = fixed_lane(plan.view.schema(), plan.view.event_time().unwrap_or("@timestamp"));
             round.lanes.insert(Input::View(round.views.len()), vec![output]);
@@ -446,18 +447,20 @@ fn plan_detector(
 fn plan_view(
     draft: &view::ViewDraft,
     lanes: &BTreeMap<Input, Vec<Lane>>,
+    planned: &[ViewPlan],
     names: &Names,
     errors: &mut Vec<ConfigError>,
 ) -> Option<ViewPlan> {
     let mut valid: Vec<&str> = names
         .known
         .iter()
-        .filter(|(_, input)| matches!(input, Input::Source(_) | Input::Stream(_)))
+        .filter(|(_, input)| matches!(input, Input::Source(_) | Input::Stream(_) | Input::View(_)))
         .map(|(name, _)| name.as_str())
+        .filter(|name| *name != draft.key.name)
         .collect();
     valid.sort_unstable();
     let known = |name: &str| names.known.get(name).copied();
-    view::plan(draft, lanes, &known, &valid, &|name| names.broken.contains(name), errors)
+    view::plan(draft, lanes, planned, &known, &valid, &|name| names.broken.contains(name), errors)
 }
 
 fn plan_sink(
@@ -506,8 +509,10 @@ fn needs(draft: &Draft, round: &Round) -> Vec<BTreeSet<String>> {
         }
     }
     for view in &round.views {
-        for (input, lane_idx, _) in lanes_of(&[view.input], &round.lanes) {
-            after.entry((input, lane_idx)).or_default().extend(view.view.reads());
+        for (of, reads) in view.inputs.iter().zip(view.view.reads()) {
+            for (input, lane_idx, _) in lanes_of(&[of.input], &round.lanes) {
+                after.entry((input, lane_idx)).or_default().extend(reads.iter().cloned());
+            }
         }
     }
     for (idx, stream) in round.streams.iter().enumerate().rev() {

@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use logdrive_operators::Stage;
-use logdrive_queries::views::{self, Emit, ViewOptions};
+use logdrive_queries::views::{self, Emit, Table, ViewOptions};
 use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{ConfigError, Key, Node, duration};
 use serde::{Deserialize, Deserializer};
 
-use super::plan::{Input, Lane, ViewPlan};
+use super::plan::{Input, Lane, ViewInput, ViewPlan};
 
 /// The keys of a view.
 #[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ViewConfig {
-    /// The query: `SELECT … FROM` a source or stream, with `WHERE`, `GROUP BY` and `HAVING`. Windows of event time are
-    /// named by `tumble(time, size)` and `hop(time, slide, size)` in `GROUP BY`, and their edges by `tumble_start(…)`,
-    /// `tumble_end(…)`, `hop_start(…)` and `hop_end(…)`.
+    /// The query, over sources, streams and other views. Windows of event time are named by `tumble(time, size)`,
+    /// `hop(time, slide, size)` and `session(time, gap)` in `GROUP BY`, and their edges by `tumble_start(…)`,
+    /// `tumble_end(…)` and so on.
     pub sql: String,
     /// What leaves the view: `changes`, every change of a row with `_change` and `_epoch`; or `final`, each row once,
     /// when its window closes.
@@ -70,11 +70,32 @@ pub(super) struct ViewDraft {
     pub(super) config: ViewConfig,
 }
 
-/// Plans a view over the sources and streams whose lanes are known. `nothing` if what it reads has an error of its
-/// own.
+/// Puts views behind those that they read.
+pub(super) fn sort(views: &mut Vec<ViewDraft>, errors: &mut Vec<ConfigError>) {
+    let mut waiting = std::mem::take(views);
+    while !waiting.is_empty() {
+        let names: Vec<String> = waiting.iter().map(|view| view.key.name.clone()).collect();
+        let reads_none = |view: &mut ViewDraft| {
+            !views::tables(&view.config.sql).iter().any(|table| names.contains(table))
+        };
+        let ready: Vec<ViewDraft> = waiting.extract_if(.., reads_none).collect();
+        if ready.is_empty() {
+            let message = format!("the views `{}` read each other or themselves", names.join("`, `"));
+            let span = waiting[0].key.span;
+            let help = "let one of them read streams only; WITH RECURSIVE can say the same within one view";
+            errors.push(ConfigError::new("sql::cycle", span, message).with_help(help));
+            return;
+        }
+        views.extend(ready);
+    }
+}
+
+/// Plans a view over the sources, streams and views whose lanes are known; `planned` are the views before it. `nothing`
+/// if what it reads has an error of its own.
 pub(super) fn plan(
     draft: &ViewDraft,
     lanes: &BTreeMap<Input, Vec<Lane>>,
+    planned: &[ViewPlan],
     known: &dyn Fn(&str) -> Option<Input>,
     valid: &[&str],
     is_broken: &dyn Fn(&str) -> bool,
@@ -83,37 +104,40 @@ pub(super) fn plan(
     let ViewDraft { key, node, config } = draft;
     let sql_node = node.get("sql").unwrap_or(node);
     let (mut inputs, mut tables) = (Vec::new(), Vec::new());
-    for table in views::tables(&config.sql) {
-        match known(&table) {
-            Some(input @ (Input::Source(_) | Input::Stream(_))) => {
+    for name in views::tables(&config.sql) {
+        match known(&name) {
+            _ if is_broken(&name) => return None,
+            Some(input @ (Input::Source(_) | Input::Stream(_) | Input::View(_))) => {
                 let of_input = lanes.get(&input).map(Vec::as_slice).unwrap_or_default();
+                let layout = Arc::clone(&of_input.first()?.stage.layout);
                 let schemas = of_input.iter().map(|lane| lane.stage.schema.as_ref().clone());
-                match Schema::try_merge(schemas) {
-                    Ok(schema) => tables.push((table, Arc::new(schema) as SchemaRef)),
+                let schema: SchemaRef = match Schema::try_merge(schemas) {
+                    Ok(schema) => Arc::new(schema),
                     Err(error) => {
-                        let message = format!("the sources of `{table}` disagree: {error}");
+                        let message = format!("the sources of `{name}` disagree: {error}");
                         errors.push(ConfigError::new("config::schema_mismatch", sql_node.span, message));
                         return None;
                     }
-                }
-                inputs.push(input);
-            }
-            None if is_broken(&table) => return None,
-            Some(Input::View(_)) => {
-                let message = format!("a view cannot read the view `{table}` yet");
-                let help = "write the query over the stream that the other view reads";
-                errors.push(ConfigError::new("sql::unsupported", sql_node.span, message).with_help(help));
-                return None;
+                };
+                let view = match input {
+                    Input::View(_) => Some(planned.iter().find(|view| *view.name == *name)?),
+                    _ => None,
+                };
+                let rows = view.map_or_else(|| Arc::clone(&schema), |view| view.view.rows());
+                // What keeps nothing takes nothing back.
+                let changes = view.is_some_and(|view| view.view.table().is_some());
+                tables.push(Table { name, schema: rows, changes });
+                inputs.push(ViewInput { input, columns: Stage { schema, layout } });
             }
             _ => {
                 let what = format!("view `{}`", key.name);
                 let code = "sql::unknown_table";
-                errors.push(ConfigError::unknown_name(code, sql_node.span, "table", &table, &what, valid));
+                errors.push(ConfigError::unknown_name(code, sql_node.span, "table", &name, &what, valid));
                 return None;
             }
         }
     }
-    let read: Vec<&Lane> = inputs.iter().filter_map(|input| lanes.get(input)).flatten().collect();
+    let read: Vec<&Lane> = inputs.iter().filter_map(|input| lanes.get(&input.input)).flatten().collect();
     let lateness = read.iter().map(|lane| lane.lateness).max().unwrap_or(RowSchema::LATENESS);
     let options = ViewOptions {
         name: key.name.as_str().into(),
@@ -131,12 +155,5 @@ pub(super) fn plan(
             return None;
         }
     };
-    let layout = Arc::clone(&read.first()?.stage.layout);
-    let schema = Arc::clone(&tables.first()?.1);
-    Some(ViewPlan {
-        name: key.name.as_str().into(),
-        input: inputs[0],
-        columns: Stage { schema, layout },
-        view,
-    })
+    Some(ViewPlan { name: key.name.as_str().into(), inputs, view })
 }

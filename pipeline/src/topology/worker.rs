@@ -73,10 +73,11 @@ pub(super) fn build<'scope>(
         rejects.push(refused);
     }
     for (idx, view) in plan.views.iter().enumerate() {
-        let inputs = inputs_of(&lanes, &[view.input]);
-        let aligned: Vec<_> =
-            inputs.into_iter().map(|s| align(s, Arc::clone(&view.columns.schema))).collect();
-        let (rows, refused) = view.view.attach(scope.concatenate(aligned), &worker_cx);
+        let inputs = view.inputs.iter().map(|of| {
+            let lanes = inputs_of(&lanes, &[of.input]).into_iter();
+            scope.concatenate(lanes.map(|lane| align(lane, Arc::clone(&of.columns.schema))))
+        });
+        let (rows, refused) = view.view.attach(inputs.collect(), &worker_cx);
         let rows = tapped(&view.name, Input::View(idx), rows, runtime);
         lanes.insert(Input::View(idx), vec![rows]);
         rejects.push(counted(&view.name, refused, runtime));

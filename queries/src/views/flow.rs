@@ -12,14 +12,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arrow::array::AsArray;
 use arrow::compute::{cast, max};
 use arrow::datatypes::TimestampMicrosecondType;
-use datafusion::common::Result;
 use logdrive_operators::flow::{Counted, Cuts, StateWriter, restored};
-use logdrive_operators::{BatchStream, Batches, ViewOutcome, WorkerContext};
+use logdrive_operators::{BatchStream, Batches, WorkerContext};
 use logdrive_schemas::Batch;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::StreamVec;
@@ -30,6 +28,7 @@ use timely::dataflow::operators::vec::Broadcast;
 use timely::dataflow::operators::{Capability, InputCapability};
 
 use super::container::Part;
+use super::health::Health;
 use super::keep::{Emitted, Keep};
 use super::output::{Rows, Told};
 use super::scatter::{Bounds, Outcomes, Scatter, pass};
@@ -43,53 +42,17 @@ const CLOCK_EVERY: u64 = 100;
 type BatchOutput = OutputBuilder<u64, NoopBuilder<Batches>>;
 type VecOutput<D> = OutputBuilder<u64, CapacityContainerBuilder<Vec<D>>>;
 
-/// Whether a view has stopped, and how to stop it: on all workers, for its rows would be those of some keys only.
-#[derive(Clone)]
-struct Health {
-    view: Arc<SqlView>,
-    cx: WorkerContext,
-}
-
-impl Health {
-    fn is_stopped(&self) -> bool {
-        self.view.stopped.load(Ordering::Acquire)
-    }
-
-    /// Stops the view for good if this is an error: its state cannot be trusted any more.
-    fn check<T: Default>(&self, result: Result<T>) -> T {
-        result.unwrap_or_else(|error| {
-            self.stop(&crate::compiler::readable(&error));
-            T::default()
-        })
-    }
-
-    fn stop(&self, reason: &str) {
-        if !self.view.stopped.swap(true, Ordering::AcqRel) {
-            self.cx.counters.view_stopped(&self.view.name, reason);
-        }
-    }
-
-    fn count(&self, outcomes: &Outcomes) {
-        for (outcome, n_rows) in outcomes.each() {
-            self.cx.counters.view_rows(&self.view.name, outcome, n_rows);
-            if outcome == ViewOutcome::Late {
-                self.cx.counters.late(&self.view.name, n_rows);
-            }
-        }
-    }
-}
-
-/// Attaches a view that aggregates.
+/// Attaches a view that aggregates: its rows, its rejects, and how far event time has come in it after each epoch.
 pub(super) fn attach<'scope>(
     view: &Arc<SqlView>,
     input: BatchStream<'scope>,
     cx: &WorkerContext,
-) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let health = Health { view: Arc::clone(view), cx: cx.clone() };
+) -> (BatchStream<'scope>, BatchStream<'scope>, StreamVec<'scope, u64, i64>) {
+    let health = view.health(cx);
     let (rows, marks) = mark(input, view, cx);
-    let (parts, bars, refused) = gather(rows, marks.broadcast(), &health);
-    let (rows, failed) = keep(parts, bars, &health);
-    (rows, timely::dataflow::operators::Concat::concat(refused, failed))
+    let (parts, bars, refused) = gather(rows, marks.broadcast(), view, &health);
+    let (rows, failed) = keep(parts, bars.clone(), view, &health);
+    (rows, timely::dataflow::operators::Concat::concat(refused, failed), bars)
 }
 
 /// Attaches a view that takes each row by itself.
@@ -98,7 +61,8 @@ pub(super) fn attach_pass<'scope>(
     input: BatchStream<'scope>,
     cx: &WorkerContext,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let health = Health { view: Arc::clone(view), cx: cx.clone() };
+    let health = view.health(cx);
+    let view = Arc::clone(view);
     let shape = Rows::new(&view.name, &view.spec, view.options.emit == Emit::Changes);
     let mut builder = OperatorBuilder::new(view.operator("rows"), input.scope());
     let mut input = builder.new_input(input, Pipeline);
@@ -111,7 +75,7 @@ pub(super) fn attach_pass<'scope>(
             input.for_each(|capability, batches| {
                 let (mut passed, mut refused) = (Vec::new(), Vec::new());
                 let mut outcomes = Outcomes::default();
-                let told = match health.view.options.emit {
+                let told = match view.options.emit {
                     Emit::Changes => Told::Insert(*capability.time()),
                     Emit::Final => Told::Final,
                 };
@@ -119,7 +83,7 @@ pub(super) fn attach_pass<'scope>(
                     if health.is_stopped() {
                         continue;
                     }
-                    let done = pass(&batch, &health.view.spec, &shape, told, &mut outcomes, &mut refused);
+                    let done = pass(&batch, &view.spec, &shape, told, &mut outcomes, &mut refused);
                     passed.extend(health.check(done));
                 }
                 health.count(&outcomes);
@@ -233,23 +197,24 @@ impl Open {
 fn gather<'scope>(
     rows: BatchStream<'scope>,
     marks: StreamVec<'scope, u64, Mark>,
+    view: &Arc<SqlView>,
     health: &Health,
 ) -> (StreamVec<'scope, u64, Part>, StreamVec<'scope, u64, i64>, BatchStream<'scope>) {
-    let (view, cx) = (Arc::clone(&health.view), health.cx.clone());
+    let (cx, fingerprint) = (health.cx.clone(), view.fingerprint);
     let operator = view.operator("gather");
     let (mut counted, mut watermark) = (Counted::default(), view.watermark(&cx));
-    for (_, _, mut state) in restored(&cx.checkpoint.restored(&operator), view.fingerprint) {
+    for (_, _, mut state) in restored(&cx.checkpoint.restored(&operator), fingerprint) {
         counted.restore(&mut state);
         watermark.restore(&mut state);
     }
     let mut cuts = Cuts::new(operator.clone(), &cx);
     let encode = move |counted: &Counted, watermark: &Watermark, cx: &WorkerContext| {
-        let mut writer = StateWriter::new(view.fingerprint, cx);
+        let mut writer = StateWriter::new(fingerprint, cx);
         counted.encode(&mut writer);
         watermark.encode(&mut writer);
         writer.finish()
     };
-    let mut scatter = Scatter::new(&health.view.name, &health.view.spec, cx.peers);
+    let mut scatter = Scatter::new(&view.name, &view.spec, cx.peers);
     let health = health.clone();
 
     let mut builder = OperatorBuilder::new(operator, rows.scope());
@@ -316,7 +281,7 @@ fn gather<'scope>(
                 }
                 bars_out.session(&bars_at).give(watermark.at());
                 if cx.index == 0 {
-                    cx.snapshots.reached(&health.view.name, watermark.at(), watermark.held_back_by(epoch));
+                    cx.snapshots.reached(&health.name, watermark.at(), watermark.held_back_by(epoch));
                 }
             }
             if let Some(frontier) = of_rows.into_iter().chain(of_marks).min() {
@@ -349,8 +314,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(health: &Health, operator: &str) -> Self {
-        let Health { view, cx } = health;
+    fn new(view: &Arc<SqlView>, health: &Health, operator: &str) -> Self {
+        let cx = &health.cx;
         let keep = Keep::new(view, cx).and_then(|mut keep| {
             let stopped = keep.restore(&cx.checkpoint.restored(operator))?;
             Ok((keep, stopped))
@@ -378,13 +343,8 @@ impl Keeper {
             return Emitted::default();
         }
         let emitted = health.check(keep.epoch(epoch, parts, bar));
-        let (name, index, counters) = (&health.view.name, health.cx.index, &health.cx.counters);
-        counters.state_rows(name, index, keep.n_rows());
-        counters.view_bytes(name, index, keep.n_bytes());
-        let limit = usize::try_from(health.view.options.max_bytes).unwrap_or(usize::MAX) / health.cx.peers;
-        if keep.n_bytes() > limit {
-            health.stop(&format!("its state takes more than `max_bytes` ({limit} bytes on each worker)"));
-        }
+        health.cx.counters.state_rows(&health.name, health.cx.index, keep.n_rows());
+        health.charge(0, keep.n_bytes());
         emitted
     }
 
@@ -400,7 +360,7 @@ impl Keeper {
     /// Answers those who wait for the rows as of the epochs before.
     fn answer(&mut self, before: u64) {
         let Self { health, keep } = self;
-        let (snapshots, view, index) = (&health.cx.snapshots, &*health.view.name, health.cx.index);
+        let (snapshots, view, index) = (&health.cx.snapshots, &*health.name, health.cx.index);
         if !snapshots.is_due(view, index, before) {
             return;
         }
@@ -418,10 +378,11 @@ impl Keeper {
 fn keep<'scope>(
     parts: StreamVec<'scope, u64, Part>,
     bars: StreamVec<'scope, u64, i64>,
+    view: &Arc<SqlView>,
     health: &Health,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let operator = health.view.operator("keep");
-    let mut keeper = Keeper::new(health, &operator);
+    let operator = view.operator("keep");
+    let mut keeper = Keeper::new(view, health, &operator);
     let mut cuts = Cuts::new(operator.clone(), &health.cx);
 
     let mut builder = OperatorBuilder::new(operator, parts.scope());

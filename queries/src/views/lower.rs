@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::execution::SessionState;
@@ -15,13 +15,27 @@ use logdrive_operators::CompileError;
 
 use super::grouping::Grouping;
 use super::spec::{Aggregate, Aggregation, Output, Spec, Stage};
-use super::sql::internal;
+use super::sql::{internal, mentions_now};
 use super::table::TableLayout;
 use super::windows::{END, Kind, START, Windowing, time_type};
 use crate::compiler::readable;
 
 /// Makes the plan ready to run.
 pub(super) fn lower(plan: &LogicalPlan, state: &SessionState) -> Result<Spec, CompileError> {
+    let mut spec = lower_raw(plan, state)?;
+    let stages = if spec.aggregation.is_none() { &mut spec.before } else { &mut spec.after };
+    if let Some(stage) = normalised(&spec.schema) {
+        if let Stage::Project(_, schema) = &stage {
+            spec.schema = Arc::clone(schema);
+        }
+        stages.push(stage);
+    }
+    check_names(&spec.schema)?;
+    Ok(spec)
+}
+
+/// The same, with whatever types and names the query gives its columns.
+pub(super) fn lower_raw(plan: &LogicalPlan, state: &SessionState) -> Result<Spec, CompileError> {
     let mut after = Vec::new();
     let top = peel(plan, state, &mut after)?;
     let (aggregation, mut before, scan) = match top {
@@ -37,26 +51,32 @@ pub(super) fn lower(plan: &LogicalPlan, state: &SessionState) -> Result<Spec, Co
     // What is peeled first runs last.
     before.reverse();
     after.reverse();
-    if aggregation.is_none() {
-        before.extend(normalised(plan.schema().as_arrow()));
-    } else {
-        after.extend(normalised(plan.schema().as_arrow()));
-    }
-    let stages = if aggregation.is_none() { &before } else { &after };
-    let output = stages.iter().rev().find_map(|stage| match stage {
-        Stage::Project(_, schema) => Some(Arc::clone(schema)),
-        Stage::Filter(_) => None,
-    });
-    let schema = output.unwrap_or_else(|| Arc::new(plan.schema().as_arrow().clone()));
-    check_names(&schema)?;
     Ok(Spec {
         reads: scan.projected_schema.fields().iter().map(|field| field.name().clone()).collect(),
         before,
         aggregation,
         after,
-        schema,
+        schema: nullable(plan.schema().as_arrow()),
         plan: plan.display_indent().to_string(),
     })
+}
+
+/// The table that an aggregation, or what does not look beyond a row, is right above.
+pub(super) fn scan_below(mut plan: &LogicalPlan) -> Option<&TableScan> {
+    let mut aggregations = 0;
+    loop {
+        plan = match plan {
+            LogicalPlan::TableScan(scan) => return Some(scan),
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::Filter(filter) => &filter.input,
+            LogicalPlan::Projection(projection) => &projection.input,
+            LogicalPlan::Aggregate(aggregate) if aggregations == 0 => {
+                aggregations += 1;
+                &aggregate.input
+            }
+            _ => return None,
+        };
+    }
 }
 
 /// Takes the stateless nodes off the top of a plan, the topmost first.
@@ -85,25 +105,31 @@ fn peel<'p>(
 }
 
 /// Whether a column may be null is not known as well at run time as when planning.
-fn nullable(schema: &Schema) -> SchemaRef {
+pub(super) fn nullable(schema: &Schema) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn physical(
+pub(super) fn physical(
     expr: &Expr,
     schema: &DFSchema,
     state: &SessionState,
 ) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
     refuse_windows(expr)?;
+    if mentions_now(expr) {
+        return Err(refuse(
+            "`now()` outside of a comparison in WHERE",
+            "compare a time with `now()` in WHERE; in the columns use the time in the row",
+        ));
+    }
     state.create_physical_expr(expr.clone(), schema).map_err(|error| failed(&error))
 }
 
-fn failed(error: &DataFusionError) -> CompileError {
+pub(super) fn failed(error: &DataFusionError) -> CompileError {
     CompileError { code: "sql::type", message: readable(error), help: None, at: None }
 }
 
-fn refuse(message: impl Into<String>, help: impl Into<String>) -> CompileError {
+pub(super) fn refuse(message: impl Into<String>, help: impl Into<String>) -> CompileError {
     CompileError { code: "sql::unsupported", message: message.into(), help: Some(help.into()), at: None }
 }
 
@@ -119,33 +145,18 @@ fn refuse_windows(expr: &Expr) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn unsupported(plan: &LogicalPlan) -> CompileError {
+pub(super) fn unsupported(plan: &LogicalPlan) -> CompileError {
     match plan {
-        LogicalPlan::Join(_) => refuse(
-            "a view cannot join yet",
-            "add the columns of a table with a `lookup` step before the view, or query the lake",
-        ),
-        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => refuse(
-            "an endless stream has no order, and no first rows",
-            "leave ORDER BY and LIMIT out; order the rows when you read the view",
-        ),
-        LogicalPlan::Union(_) => refuse(
-            "a view cannot use UNION yet",
-            "name several inputs in the `from` of a stream, and read that",
-        ),
-        LogicalPlan::Aggregate(_) => {
-            refuse("a view cannot aggregate twice yet", "aggregate once, and the rest when you read the view")
-        }
-        LogicalPlan::Window(_) => refuse(
-            "a view cannot use OVER yet",
-            "group by a window, as in GROUP BY tumble(\"@timestamp\", INTERVAL '1 minute')",
+        LogicalPlan::Sort(_) => refuse(
+            "a view has no order",
+            "leave ORDER BY out, or add LIMIT; order the rows when you read the view",
         ),
         LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
             refuse("the query reads no stream", "add FROM and the name of a source or stream")
         }
         other => refuse(
             format!("a view cannot use {} yet", other.display()),
-            "a view selects from one source or stream: SELECT … FROM … WHERE … GROUP BY … HAVING …",
+            "docs/views.md has what a view can use",
         ),
     }
 }
@@ -156,7 +167,6 @@ fn lower_aggregate(
     state: &SessionState,
 ) -> Result<Aggregation, CompileError> {
     let input = aggregate.input.schema();
-    let physical_input = input.as_arrow();
     let mut windows: Option<(Windowing, usize)> = None;
     let (mut keys, mut key_fields, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
     for (idx, expr) in aggregate.group_expr.iter().enumerate() {
@@ -189,27 +199,15 @@ fn lower_aggregate(
     part_fields
         .extend(key_fields.iter().enumerate().map(|(n, t)| Field::new(format!("key{n}"), t.clone(), true)));
     let mut aggregates = Vec::with_capacity(aggregate.aggr_expr.len());
-    for (n, expr) in aggregate.aggr_expr.iter().enumerate() {
+    for (n, (function, states)) in
+        lower_functions(&aggregate.aggr_expr, input, state)?.into_iter().enumerate()
+    {
         outputs.push(Output::Aggregate(n));
-        let lowered = LoweredAggregateBuilder::new(
-            expr,
-            input,
-            physical_input,
-            state.execution_props(),
-            &PhysicalPlanningContext::default(),
-        )
-        .build()
-        .map_err(|error| failed(&error))?;
-        let function = lowered.aggregate;
-        let states = function.state_fields().map_err(|error| failed(&error))?;
-        let state_fields = states.iter().enumerate();
+        let states = states.iter().enumerate();
         part_fields.extend(
-            state_fields
-                .map(|(m, field)| Field::new(format!("state{n}.{m}"), field.data_type().clone(), true)),
+            states.map(|(m, field)| Field::new(format!("state{n}.{m}"), field.data_type().clone(), true)),
         );
-        let ordering = function.order_bys().iter().map(|order| Arc::clone(&order.expr));
-        let arguments = function.expressions().into_iter().chain(ordering).collect();
-        aggregates.push(Aggregate { function, arguments, filter: lowered.filter, n_states: states.len() });
+        aggregates.push(function);
     }
     let aggregation = Aggregation {
         windows,
@@ -226,8 +224,32 @@ fn lower_aggregate(
     Ok(aggregation)
 }
 
+/// Aggregate functions over rows of `input`, each with the columns of its state.
+pub(super) fn lower_functions(
+    expressions: &[Expr],
+    input: &DFSchema,
+    state: &SessionState,
+) -> Result<Vec<(Aggregate, Vec<FieldRef>)>, CompileError> {
+    let lower = |expr: &Expr| {
+        let lowered = LoweredAggregateBuilder::new(
+            expr,
+            input,
+            input.as_arrow(),
+            state.execution_props(),
+            &PhysicalPlanningContext::default(),
+        )
+        .build()?;
+        let function = lowered.aggregate;
+        let states = function.state_fields()?;
+        let ordering = function.order_bys().iter().map(|order| Arc::clone(&order.expr));
+        let arguments = function.expressions().into_iter().chain(ordering).collect();
+        Ok((Aggregate { function, arguments, filter: lowered.filter, n_states: states.len() }, states))
+    };
+    expressions.iter().map(|expr| lower(expr).map_err(|error| failed(&error))).collect()
+}
+
 /// Whether an expression of GROUP BY is a window or an edge of one: which windows, of which time.
-fn window_of(expr: &Expr) -> Result<Option<(Windowing, Expr, Output)>, CompileError> {
+pub(super) fn window_of(expr: &Expr) -> Result<Option<(Windowing, Expr, Output)>, CompileError> {
     let expr = unaliased(expr);
     let Expr::ScalarFunction(function) = expr else { return Ok(None) };
     if function.func.name() == "get_field"
@@ -260,7 +282,7 @@ fn window_of(expr: &Expr) -> Result<Option<(Windowing, Expr, Output)>, CompileEr
     Ok(Some((windows, function.args[0].clone(), Output::Window)))
 }
 
-fn unaliased(expr: &Expr) -> &Expr {
+pub(super) fn unaliased(expr: &Expr) -> &Expr {
     match expr {
         Expr::Alias(alias) => unaliased(&alias.expr),
         other => other,
@@ -311,7 +333,7 @@ fn time_column(time: &Expr, input: &LogicalPlan, scan: &TableScan) -> Result<usi
 }
 
 /// The stage that brings columns to the types that rows of a pipeline have.
-fn normalised(schema: &Schema) -> Option<Stage> {
+pub(super) fn normalised(schema: &Schema) -> Option<Stage> {
     let types: Vec<DataType> = schema.fields().iter().map(|field| normal_type(field.data_type())).collect();
     if types.iter().zip(schema.fields()).all(|(normal, field)| normal == field.data_type()) {
         return None;
@@ -352,7 +374,7 @@ fn normal_type(found: &DataType) -> DataType {
 }
 
 /// Documents have each name once.
-fn check_names(schema: &Schema) -> Result<(), CompileError> {
+pub(super) fn check_names(schema: &Schema) -> Result<(), CompileError> {
     if schema.fields().is_empty() {
         return Err(internal("the query has no columns".into()));
     }

@@ -1,12 +1,16 @@
 //! Views: SQL over streams that never end, computed as rows come.
 //!
-//! DataFusion parses, analyses and optimises; `lower` makes stages and an aggregation of the plan; `flow` runs them
-//! on Arrow batches in a timely dataflow, with DataFusion's expressions and accumulators. Windows are those of event
-//! time: a window closes when the watermark passes its end.
+//! DataFusion parses, analyses and optimises; what becomes of the plan has one of two engines. An aggregation over the
+//! rows of one stream: `lower` makes stages and an aggregation of it; `flow` runs them on Arrow batches in a timely
+//! dataflow, with DataFusion's expressions and accumulators. Windows are those of event time: a window closes when the
+//! watermark passes its end. Everything else is left to `delta`, where rows may be taken back; it has the aggregations
+//! right above a stream done by the first.
 
 mod container;
+mod delta;
 mod flow;
 mod grouping;
+mod health;
 mod keep;
 mod log;
 mod lower;
@@ -26,11 +30,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::delta::DeltaView;
+use self::health::Health;
 use self::spec::{Spec, Stage};
+pub use self::sql::Table;
 use self::watermark::Watermark;
 use self::windows::Windowing;
 use crate::compiler::on_large_stack;
@@ -65,24 +72,22 @@ pub struct ViewOptions {
     pub unbounded: bool,
 }
 
-/// Compiles a query over one of `inputs`, which are the sources and streams that it could name. Returns the view, and
-/// which input it reads.
+/// Compiles a query over `inputs`: the tables that it names, in the order of [`tables`].
 ///
 /// # Errors
 /// If the query does not parse, names what does not exist, does not fit its types, uses what views cannot do, or would
 /// keep state for ever without being told so.
-pub fn plan(
-    sql: &str,
-    inputs: &[(String, SchemaRef)],
-    options: ViewOptions,
-) -> Result<Arc<dyn View>, CompileError> {
+pub fn plan(sql: &str, inputs: &[Table], options: ViewOptions) -> Result<Arc<dyn View>, CompileError> {
     on_large_stack(|| {
-        let (plan, state) = sql::plan(sql, inputs)?;
-        let spec = lower::lower(&plan, &state)?;
-        check_bound(&spec, &options)?;
-        let fingerprint = fingerprint(&spec, &options);
-        let (name, stopped) = (Arc::clone(&options.name), Arc::default());
-        Ok(Arc::new(SqlView { name, spec: Arc::new(spec), options, fingerprint, stopped }) as _)
+        let planned = sql::plan(sql, inputs)?;
+        if planned.is_plain(inputs) {
+            let (plan, state) = planned.plain()?;
+            let spec = lower::lower(&plan, &state)?;
+            check_bound(&spec, &options)?;
+            return Ok(Arc::new(SqlView::new(spec, options)) as _);
+        }
+        let (plan, state) = planned.any()?;
+        Ok(Arc::new(DeltaView::new(&plan, &state, inputs, options)?) as _)
     })
 }
 
@@ -139,6 +144,34 @@ struct SqlView {
 }
 
 impl SqlView {
+    fn new(spec: Spec, options: ViewOptions) -> Self {
+        let fingerprint = fingerprint(&spec, &options);
+        let (name, stopped) = (Arc::clone(&options.name), Arc::default());
+        Self { name, spec: Arc::new(spec), options, fingerprint, stopped }
+    }
+
+    fn health(&self, cx: &WorkerContext) -> Health {
+        Health::new(&self.name, &self.stopped, self.options.max_bytes, cx)
+    }
+
+    fn windowing(&self) -> Option<Windowing> {
+        self.spec.aggregation.as_ref().and_then(|aggregation| aggregation.windows).map(|(windows, _)| windows)
+    }
+
+    /// For how long after its start a window is kept by those who read the view, in microseconds; `None` if it has no
+    /// windows of a fixed size.
+    fn retained(&self) -> Option<i64> {
+        let Some(Windowing::Fixed(windows)) = self.windowing() else { return None };
+        let retain = i64::try_from(self.options.retain.as_micros()).unwrap_or(i64::MAX);
+        Some(windows.size.saturating_add(retain))
+    }
+
+    /// Whether all rows are in one group, for ever.
+    fn has_one_group(&self) -> bool {
+        self.windowing().is_none()
+            && self.spec.aggregation.as_ref().is_some_and(|aggregation| aggregation.keys.is_empty())
+    }
+
     fn operator(&self, part: &str) -> String {
         format!("{}.{part}", self.name)
     }
@@ -149,8 +182,8 @@ impl SqlView {
 }
 
 impl View for SqlView {
-    fn reads(&self) -> Vec<String> {
-        self.spec.reads.clone()
+    fn reads(&self) -> Vec<Vec<String>> {
+        vec![self.spec.reads.clone()]
     }
 
     fn schema(&self) -> SchemaRef {
@@ -160,16 +193,16 @@ impl View for SqlView {
         }
     }
 
+    fn rows(&self) -> SchemaRef {
+        Arc::clone(&self.spec.schema)
+    }
+
     fn table(&self) -> Option<SchemaRef> {
         self.spec.aggregation.as_ref().map(|_| Arc::clone(&self.spec.schema))
     }
 
     fn event_time(&self) -> Option<&str> {
-        let fields = self.spec.schema.fields();
-        let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
-        let named = fields.iter().find(|field| field.name() == "@timestamp" && is_time(field.data_type()));
-        let first = || fields.iter().find(|field| is_time(field.data_type()));
-        named.or_else(first).map(|field| field.name().as_str())
+        time_of(&self.spec.schema)
     }
 
     fn operators(&self) -> Vec<String> {
@@ -233,13 +266,24 @@ impl View for SqlView {
 
     fn attach<'scope>(
         &self,
-        input: BatchStream<'scope>,
+        mut inputs: Vec<BatchStream<'scope>>,
         cx: &WorkerContext,
     ) -> (BatchStream<'scope>, BatchStream<'scope>) {
         let view = Arc::new(self.clone());
+        let input = inputs.swap_remove(0);
         match self.spec.aggregation {
-            Some(_) => flow::attach(&view, input, cx),
+            Some(_) => {
+                let (rows, rejects, _) = flow::attach(&view, input, cx);
+                (rows, rejects)
+            }
             None => flow::attach_pass(&view, input, cx),
         }
     }
+}
+
+/// The column that says when a row happened, if there is one.
+fn time_of(schema: &SchemaRef) -> Option<&str> {
+    let is_time = |field: &&Arc<Field>| matches!(field.data_type(), DataType::Timestamp(..));
+    let named = schema.fields().iter().filter(is_time).find(|field| field.name() == "@timestamp");
+    named.or_else(|| schema.fields().iter().find(is_time)).map(|field| field.name().as_str())
 }

@@ -53,18 +53,67 @@ pub(super) fn hashes(keys: &[ArrayRef], n_rows: usize) -> Result<Vec<u64>> {
     Ok(hashes)
 }
 
+/// What rows of a view look like.
+#[derive(Debug)]
+pub(super) struct Shape {
+    view: Arc<str>,
+    schema: SchemaRef,
+}
+
+impl Shape {
+    /// The rows of `view`, whose query has the columns `schema`.
+    pub(super) fn new(view: &Arc<str>, schema: &SchemaRef, tells_changes: bool) -> Self {
+        let schema = if tells_changes { with_change(schema) } else { Arc::clone(schema) };
+        Self { view: Arc::clone(view), schema }
+    }
+
+    /// A batch of rows; `originals` are empty unless given.
+    pub(super) fn batch(
+        &self,
+        rows: RecordBatch,
+        originals: &[Vec<u8>],
+        ids: Vec<u64>,
+        window: i64,
+        epoch: u64,
+    ) -> Option<Batch> {
+        let origin = Origin {
+            source: Arc::clone(&self.view),
+            partition: Partition(window.cast_unsigned()),
+            ordered: false,
+            received_at: i64::try_from(epoch).unwrap_or(i64::MAX).saturating_mul(Epoch::UNIT_US),
+            peer: None,
+        };
+        let original = |row: usize| originals.get(row).map_or(&b""[..], Vec::as_slice);
+        let original = BinaryViewArray::from_iter_values((0..ids.len()).map(original));
+        Batch::new(rows, original, UInt64Array::from(ids), Arc::new(origin), Arc::new(Layout::Columns))
+    }
+
+    /// The rows with what is told of them.
+    pub(super) fn complete(&self, rows: &RecordBatch, told: Told) -> Result<RecordBatch> {
+        let (change, epoch) = match told {
+            Told::Final => return Ok(rows.clone()),
+            Told::Insert(epoch) => ("insert", epoch),
+            Told::Delete(epoch) => ("delete", epoch),
+        };
+        let n_rows = rows.num_rows();
+        let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n(change, n_rows))));
+        columns.push(Arc::new(Int64Array::from_value(epoch, n_rows)));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
 /// What turns groups into rows of a view.
 #[derive(Debug)]
 pub(super) struct Rows {
-    view: Arc<str>,
     spec: Arc<Spec>,
-    schema: SchemaRef,
+    shape: Shape,
 }
 
 impl Rows {
     pub(super) fn new(view: &Arc<str>, spec: &Arc<Spec>, tells_changes: bool) -> Self {
-        let schema = if tells_changes { with_change(&spec.schema) } else { Arc::clone(&spec.schema) };
-        Self { view: Arc::clone(view), spec: Arc::clone(spec), schema }
+        Self { spec: Arc::clone(spec), shape: Shape::new(view, &spec.schema, tells_changes) }
     }
 
     /// Adds the rows of groups. Keys begin with the start of the window, and `ends` are those of sessions. `window`
@@ -90,13 +139,13 @@ impl Rows {
             isolate(n_groups, |start, len| run(&self.spec.after, &groups.slice(start, len)));
         for (start, staged) in parts {
             let ids = staged.indices.values().iter().map(|idx| ids[start + *idx as usize]).collect();
-            let rows = self.complete(&staged.rows, told)?;
-            emitted.rows.extend(self.batch(rows, &[], ids, window, epoch));
+            let rows = self.shape.complete(&staged.rows, told)?;
+            emitted.rows.extend(self.shape.batch(rows, &[], ids, window, epoch));
         }
         // A group that is taken back failed when it was told.
         if !refused.is_empty() && !matches!(told, Told::Delete(_)) {
             let originals = documents(&groups)?;
-            if let Some(batch) = self.batch(groups, &originals, ids, window, epoch) {
+            if let Some(batch) = self.shape.batch(groups, &originals, ids, window, epoch) {
                 emitted.failed.extend(reject::of_batch(&batch, &refused));
             }
         }
@@ -105,49 +154,14 @@ impl Rows {
 
     /// The rows that a batch of the input becomes, where nothing is aggregated. They keep its messages and identity.
     pub(super) fn of_batch(&self, batch: &Batch, rows: &RecordBatch, told: Told) -> Result<Batch> {
-        let rows = self.complete(rows, told)?;
+        let rows = self.shape.complete(rows, told)?;
         Ok(batch.clone().with_rows(rows, Arc::new(Layout::Columns)))
-    }
-
-    /// `originals` are empty unless given.
-    fn batch(
-        &self,
-        rows: RecordBatch,
-        originals: &[Vec<u8>],
-        ids: Vec<u64>,
-        window: i64,
-        epoch: u64,
-    ) -> Option<Batch> {
-        let origin = Origin {
-            source: Arc::clone(&self.view),
-            partition: Partition(window.cast_unsigned()),
-            ordered: false,
-            received_at: i64::try_from(epoch).unwrap_or(i64::MAX).saturating_mul(Epoch::UNIT_US),
-            peer: None,
-        };
-        let original = |row: usize| originals.get(row).map_or(&b""[..], Vec::as_slice);
-        let original = BinaryViewArray::from_iter_values((0..ids.len()).map(original));
-        Batch::new(rows, original, UInt64Array::from(ids), Arc::new(origin), Arc::new(Layout::Columns))
-    }
-
-    fn complete(&self, rows: &RecordBatch, told: Told) -> Result<RecordBatch> {
-        let (change, epoch) = match told {
-            Told::Final => return Ok(rows.clone()),
-            Told::Insert(epoch) => ("insert", epoch),
-            Told::Delete(epoch) => ("delete", epoch),
-        };
-        let n_rows = rows.num_rows();
-        let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
-        let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n(change, n_rows))));
-        columns.push(Arc::new(Int64Array::from_value(epoch, n_rows)));
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }
 
 /// The identity of a row among those of its window. A row that leaves when its window closes is the same row after a
 /// restart.
-fn identity(group: u64, told: Told) -> u64 {
+pub(super) fn identity(group: u64, told: Told) -> u64 {
     match told {
         Told::Final => group,
         Told::Insert(epoch) => group ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -156,7 +170,7 @@ fn identity(group: u64, told: Told) -> u64 {
 }
 
 /// Rows as JSON objects.
-fn documents(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+pub(super) fn documents(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     let mut writer = LineDelimitedWriter::new(Vec::new());
     writer.write(rows)?;
     writer.finish()?;

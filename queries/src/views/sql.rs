@@ -8,12 +8,19 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, Result, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
+use datafusion::optimizer::OptimizerRule;
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimizer::Optimizer;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
@@ -22,16 +29,64 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use logdrive_operators::CompileError;
 
-use super::windows::{self, END, Kind, START};
+use super::windows::{self, END, Kind, NOW, START};
 use crate::compiler::{DIALECT, NESTING_LIMIT, Positions, quote_columns, syntax, tokens};
 use crate::lake::describe;
 use crate::session;
 
-/// The optimised plan of a query over `inputs`, and the session that knows its functions.
-pub(super) fn plan(
-    sql: &str,
-    inputs: &[(String, SchemaRef)],
-) -> Result<(LogicalPlan, SessionState), CompileError> {
+/// What a query can name.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: String,
+    /// Its columns; of a view those of its rows, without what says how they change.
+    pub schema: SchemaRef,
+    /// Whether its rows say what they change, as those of a view do.
+    pub changes: bool,
+}
+
+/// A query as DataFusion understands it, before it is optimised.
+pub(super) struct Planned<'s> {
+    plan: LogicalPlan,
+    pub(super) state: SessionState,
+    positions: Positions<'s>,
+}
+
+impl Planned<'_> {
+    /// Whether nothing has to be taken back: no more than one aggregation over the rows of one stream.
+    pub(super) fn is_plain(&self, tables: &[Table]) -> bool {
+        let is_of_one = tables.len() == 1 && !tables[0].changes && !plan_mentions_now(&self.plan);
+        is_of_one && !has_subqueries(&self.plan) && is_simple(&self.plan)
+    }
+
+    /// The optimised plan of a plain query.
+    pub(super) fn plain(self) -> Result<(LogicalPlan, SessionState), CompileError> {
+        let plan = self.optimised(rules())?;
+        Ok((plan, self.state))
+    }
+
+    /// The optimised plan of any other.
+    pub(super) fn any(self) -> Result<(LogicalPlan, SessionState), CompileError> {
+        let rules = rules_of_joins(!has_windows(&self.plan));
+        let plan = self.optimised(rules)?;
+        Ok((plan, self.state))
+    }
+
+    fn optimised(
+        &self,
+        rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>,
+    ) -> Result<LogicalPlan, CompileError> {
+        let plan = self.plan.clone();
+        self.state
+            .analyzer()
+            .execute_and_check(plan, self.state.config_options(), |_, _| {})
+            .and_then(|plan| Optimizer::with_rules(rules).optimize(plan, &self.state, |_, _| {}))
+            .map_err(|error| CompileError::from(describe(&error, &self.positions)))
+    }
+}
+
+/// A query over `inputs`, with the session that knows its functions.
+pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, CompileError> {
     let positions = Positions::new(sql);
     let mut query = parse(sql, inputs, &positions)?;
     name_windows(&mut query);
@@ -40,7 +95,8 @@ pub(super) fn plan(
 
     let context = SessionContext::new_with_state(session::builder().build());
     windows::udfs().for_each(|udf| context.register_udf(udf));
-    for (name, schema) in inputs {
+    context.register_udf(windows::now());
+    for Table { name, schema, .. } in inputs {
         let table = Arc::new(EmptyTable::new(Arc::clone(schema)));
         context.register_table(TableReference::bare(name.as_str()), table).map_err(failed)?;
     }
@@ -50,12 +106,71 @@ pub(super) fn plan(
     let runtime = runtime.map_err(|error| internal(format!("cannot start a runtime to plan: {error}")))?;
     let plan = runtime.block_on(state.statement_to_plan(statement)).map_err(failed)?;
     refuse_volatile(&plan)?;
-    let plan = state
-        .analyzer()
-        .execute_and_check(plan, state.config_options(), |_, _| {})
-        .and_then(|plan| Optimizer::with_rules(rules()).optimize(plan, &state, |_, _| {}))
-        .map_err(failed)?;
-    Ok((plan, state))
+    Ok(Planned { plan, state, positions })
+}
+
+/// Whether an expression depends on the time at which it is evaluated.
+pub(super) fn mentions_now(expr: &Expr) -> bool {
+    let is_now = |node: &Expr| matches!(node, Expr::ScalarFunction(f) if f.func.name() == NOW);
+    !matches!(expr.exists(|node| Ok(is_now(node))), Ok(false))
+}
+
+/// Whether a part of a plan does.
+pub(super) fn plan_mentions_now(plan: &LogicalPlan) -> bool {
+    any_expression(plan, mentions_now)
+}
+
+fn has_subqueries(plan: &LogicalPlan) -> bool {
+    let is_one = |node: &Expr| {
+        matches!(
+            node,
+            Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)
+        )
+    };
+    any_expression(plan, |expr| !matches!(expr.exists(|node| Ok(is_one(node))), Ok(false)))
+}
+
+fn has_windows(plan: &LogicalPlan) -> bool {
+    let is_one = |node: &Expr| {
+        let is_name = |name: &str| Kind::ALL.into_iter().any(|kind| kind.name() == name);
+        matches!(node, Expr::ScalarFunction(f) if is_name(f.func.name()))
+    };
+    any_expression(plan, |expr| !matches!(expr.exists(|node| Ok(is_one(node))), Ok(false)))
+}
+
+fn any_expression(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bool {
+    let mut found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found |= is_one(expr);
+            Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })
+    });
+    found || walked.is_err()
+}
+
+/// Whether there is at most one aggregation, and nothing else that looks beyond a row.
+fn is_simple(mut plan: &LogicalPlan) -> bool {
+    let mut aggregations = 0;
+    loop {
+        plan = match plan {
+            LogicalPlan::TableScan(_) => return true,
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::Filter(filter) => &filter.input,
+            LogicalPlan::Projection(projection) => &projection.input,
+            LogicalPlan::Distinct(Distinct::All(input)) if aggregations == 0 => {
+                aggregations += 1;
+                input
+            }
+            LogicalPlan::Aggregate(aggregate) if aggregations == 0 => {
+                aggregations += 1;
+                &aggregate.input
+            }
+            // What else cannot be done is said there.
+            LogicalPlan::Sort(_) | LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => return true,
+            _ => return false,
+        };
+    }
 }
 
 /// The names of the tables that a query reads; empty if it does not parse.
@@ -80,7 +195,7 @@ pub(super) fn tables(sql: &str) -> Vec<String> {
 
 /// The rules that help a plan that runs for ever. Not among them: what pushes a condition on a window below the
 /// aggregation, and what makes two aggregations of one.
-fn rules() -> Vec<Arc<dyn datafusion::optimizer::OptimizerRule + Send + Sync>> {
+fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
@@ -90,17 +205,38 @@ fn rules() -> Vec<Arc<dyn datafusion::optimizer::OptimizerRule + Send + Sync>> {
     ]
 }
 
+/// The rules for everything else: also what makes joins of subqueries and of conditions. Conditions go down to where
+/// rows come from, unless there are windows, which conditions must not get below.
+fn rules_of_joins(pushes_down: bool) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
+        Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(DecorrelateLateralJoin::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateDuplicatedExpr::new()),
+        Arc::new(EliminateFilter::new()),
+        Arc::new(EliminateCrossJoin::new()),
+    ];
+    if pushes_down {
+        rules.push(Arc::new(PushDownFilter::new()));
+    }
+    rules.push(Arc::new(OptimizeProjections::new()));
+    rules
+}
+
 pub(super) fn internal(message: String) -> CompileError {
     CompileError { code: "sql::internal", message, help: None, at: None }
 }
 
 pub(super) fn parse(
     sql: &str,
-    inputs: &[(String, SchemaRef)],
+    inputs: &[Table],
     positions: &Positions<'_>,
 ) -> Result<ast::Query, CompileError> {
     let mut tokens = tokens(sql, positions)?;
-    let is_column = |name: &str| inputs.iter().any(|(_, schema)| schema.column_with_name(name).is_some());
+    let is_column = |name: &str| inputs.iter().any(|table| table.schema.column_with_name(name).is_some());
     quote_columns(&mut tokens, is_column);
     if tokens.iter().all(|token| matches!(token.token, Token::Whitespace(_) | Token::EOF)) {
         return Err(syntax("the query is empty", None, None));
@@ -154,12 +290,12 @@ pub(super) fn name_windows(query: &mut ast::Query) {
 }
 
 /// Writes `events.errors`, the route of a stream, as one name.
-fn bare_names(query: &mut ast::Query, inputs: &[(String, SchemaRef)]) {
+fn bare_names(query: &mut ast::Query, inputs: &[Table]) {
     let walk: ControlFlow<()> = ast::visit_relations_mut(query, |name| {
         let parts: Vec<&str> =
             name.0.iter().filter_map(|part| Some(part.as_ident()?.value.as_str())).collect();
         let joined = parts.join(".");
-        if parts.len() > 1 && inputs.iter().any(|(input, _)| *input == joined) {
+        if parts.len() > 1 && inputs.iter().any(|table| table.name == joined) {
             *name = ast::ObjectName::from(vec![ast::Ident::with_quote('"', joined)]);
         }
         ControlFlow::Continue(())
@@ -176,6 +312,7 @@ fn refuse_volatile(plan: &LogicalPlan) -> Result<(), CompileError> {
             expression.apply(|node| {
                 if let Expr::ScalarFunction(function) = node
                     && function.func.signature().volatility != Volatility::Immutable
+                    && function.func.name() != NOW
                 {
                     volatile = Some(function.func.name().to_owned());
                     return Ok(TreeNodeRecursion::Stop);

@@ -15,6 +15,9 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+/// The function that says what time it is: the time of the epoch.
+pub(super) const NOW: &str = "now";
+
 /// The field of a window that says when it starts.
 pub(super) const START: &str = "start";
 /// The field of a window that says when it ends; that moment is outside.
@@ -274,6 +277,41 @@ impl ScalarUDFImpl for WindowFunction {
         let ends: Vec<i64> = starts.iter().map(|start| start.saturating_add(windows.size)).collect();
         let (fields, columns, _) = column(&starts, &ends).into_parts();
         Ok(ColumnarValue::Array(Arc::new(StructArray::new(fields, columns, times.nulls().cloned()))))
+    }
+}
+
+/// `now()`: what is left of it when a query is lowered is refused, so it is never computed.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Now {
+    signature: Signature,
+    aliases: Vec<String>,
+}
+
+/// The function [`NOW`]. Volatile, so that nothing folds it to the moment of planning.
+pub(super) fn now() -> ScalarUDF {
+    let signature = Signature::nullary(Volatility::Volatile);
+    ScalarUDF::new_from_impl(Now { signature, aliases: vec!["current_timestamp".into()] })
+}
+
+impl ScalarUDFImpl for Now {
+    fn name(&self) -> &str {
+        NOW
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(time_type())
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        exec_err!("`{NOW}` is compared with a time in WHERE")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What grows: workers, keys, fields, size, detectors; the lines and the pipeline of each point.
+//! What grows: workers, keys, fields, size, detectors, views; the lines and the pipeline of each point.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -89,6 +89,15 @@ pub(super) const SERIES: &[Series] = &[
         logarithmic: false,
         by_rate: false,
         points: detectors,
+    },
+    Series {
+        name: "views",
+        title: "Views",
+        what: "The input of W1 under 0 to 8 views, each with a count and a sum per minute and key, over keys of its own; every change leaves.",
+        x: "views",
+        logarithmic: false,
+        by_rate: false,
+        points: views,
     },
 ];
 
@@ -200,27 +209,46 @@ fn sizes(bytes: u64, _: u64) -> Vec<Point> {
 
 fn detectors(bytes: u64, _: u64) -> Vec<Point> {
     let pipeline = |point: &Point, port: u16| {
-        let by = ["user_id", "ip", "session_id", "tenant", "country", "url", "user_agent", "currency"];
-        let count = point.x as usize;
-        let mut text = source(port, SCHEMA);
-        if count > 0 {
-            text.push_str("detectors:\n");
-        }
-        for (nth, key) in by.iter().enumerate().take(count) {
-            writeln!(
-                text,
-                "  d{nth}: {{ type: velocity, from: in, by: [{key}], window: 1m, threshold: 1000000000 }}"
-            )
-            .expect("memory takes it");
-        }
-        text += DISCARD;
-        if count > 0 {
-            let names: Vec<String> = (0..count).map(|nth| format!("d{nth}")).collect();
-            writeln!(text, "  found: {{ type: blackhole, from: [{}] }}", names.join(", "))
-                .expect("memory takes it");
-        }
-        text
+        per_key(point, port, "detectors", |key| {
+            format!("{{ type: velocity, from: in, by: [{key}], window: 1m, threshold: 1000000000 }}")
+        })
     };
+    counts(bytes, pipeline)
+}
+
+fn views(bytes: u64, _: u64) -> Vec<Point> {
+    let pipeline = |point: &Point, port: u16| {
+        per_key(point, port, "views", |key| {
+            let window = "tumble(\\\"@timestamp\\\", INTERVAL '1 minute')";
+            format!(
+                "{{ sql: \"SELECT {key}, {window} AS minute, count(*) AS n, sum(amount) AS total FROM \\\"in\\\" GROUP BY {key}, {window}\" }}"
+            )
+        })
+    };
+    counts(bytes, pipeline)
+}
+
+/// The input of W1, and behind it as many parts of a section as the point says, each with a key of its own.
+fn per_key(point: &Point, port: u16, section: &str, part: fn(&str) -> String) -> String {
+    let by = ["user_id", "ip", "session_id", "tenant", "country", "url", "user_agent", "currency"];
+    let count = point.x as usize;
+    let mut text = source(port, SCHEMA);
+    if count > 0 {
+        writeln!(text, "{section}:").expect("memory takes it");
+    }
+    for (nth, key) in by.iter().enumerate().take(count) {
+        writeln!(text, "  p{nth}: {}", part(key)).expect("memory takes it");
+    }
+    text += DISCARD;
+    if count > 0 {
+        let names: Vec<String> = (0..count).map(|nth| format!("p{nth}")).collect();
+        writeln!(text, "  found: {{ type: blackhole, from: [{}] }}", names.join(", ")).expect("memory takes it");
+    }
+    text
+}
+
+/// From none to eight.
+fn counts(bytes: u64, pipeline: fn(&Point, u16) -> String) -> Vec<Point> {
     [0, 1, 2, 4, 8].map(|x| Point { x: f64::from(x), lines: lines(bytes, 451), line: shop, pipeline }).into()
 }
 

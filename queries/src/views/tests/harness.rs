@@ -143,7 +143,7 @@ impl Run<'_> {
                 snapshots: Arc::<Shared>::clone(&runtime) as _,
             };
             worker.dataflow::<u64, _, _>(|scope| {
-                let (rows, rejects) = view.attach(scope.input_from(&mut input), &cx);
+                let (rows, rejects) = view.attach(vec![scope.input_from(&mut input)], &cx);
                 let (of_rows, of_rejects) = (Arc::clone(&runtime), Arc::clone(&runtime));
                 rows.inspect_container(move |event| {
                     if let Ok((epoch, batches)) = event {

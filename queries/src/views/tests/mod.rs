@@ -1,5 +1,6 @@
 //! Every view equals DataFusion's batch answer over the same rows, however they come.
 
+mod delta;
 mod harness;
 mod reference;
 
@@ -22,7 +23,7 @@ use logdrive_schemas::{Batch, Layout, Origin};
 use proptest::prelude::*;
 
 use self::harness::{CUT_EVERY, Epochs, Outcome, Run};
-use super::{Emit, ViewOptions, plan, sql, windows};
+use super::{Emit, Table, ViewOptions, plan, sql, windows};
 use crate::compiler::Positions;
 use crate::session;
 
@@ -40,6 +41,10 @@ fn schema() -> SchemaRef {
     ]))
 }
 
+fn events() -> Table {
+    Table { name: "events".into(), schema: schema(), changes: false }
+}
+
 fn options(emit: Emit) -> ViewOptions {
     ViewOptions {
         name: "v".into(),
@@ -53,7 +58,7 @@ fn options(emit: Emit) -> ViewOptions {
 }
 
 fn view(sql: &str, emit: Emit) -> Result<Arc<dyn View>, CompileError> {
-    plan(sql, &[("events".into(), schema())], options(emit))
+    plan(sql, &[events()], options(emit))
 }
 
 /// A row of the test's input.
@@ -181,7 +186,7 @@ fn try_batch_answer(sql: &str, rows: &[Row], hop: Option<(i64, i64)>) -> Result<
     let rows = RecordBatch::try_new(Arc::clone(&with_hop), columns).unwrap();
     let table = MemTable::try_new(with_hop, vec![vec![rows]]).unwrap();
     context.register_table("events", Arc::new(table)).unwrap();
-    let mut query = sql::parse(sql, &[("events".into(), schema())], &Positions::new(sql)).unwrap();
+    let mut query = sql::parse(sql, &[events()], &Positions::new(sql)).unwrap();
     sql::name_windows(&mut query);
     let query = query.to_string();
     let answer = runtime.block_on(async { context.sql(&query).await?.collect().await })?;
@@ -520,7 +525,14 @@ const REFUSED: &[(&str, Emit)] = &[
     ("SELECT tenant, count(*) FROM events GROUP BY tenant", Emit::Changes),
     ("SELECT tenant, count(*) FROM events GROUP BY tenant", Emit::Final),
     ("SELECT * FROM events a JOIN events b ON a.n = b.n", Emit::Changes),
+    ("SELECT a.n FROM events a JOIN events b ON a.n = b.n WHERE a.\"@timestamp\" > now() - INTERVAL '1 hour'", Emit::Final),
     ("SELECT n FROM events ORDER BY n LIMIT 3", Emit::Changes),
+    ("SELECT n FROM events ORDER BY n", Emit::Changes),
+    ("SELECT n FROM events WHERE n NOT IN (SELECT n FROM events WHERE amount > 3)", Emit::Changes),
+    ("SELECT n, now() AS seen FROM events", Emit::Changes),
+    ("SELECT n FROM events WHERE date_trunc('hour', now()) < \"@timestamp\"", Emit::Changes),
+    ("WITH RECURSIVE r AS (SELECT n FROM events UNION ALL SELECT n + 1 FROM r) SELECT n FROM r", Emit::Changes),
+    ("SELECT max(c) FROM (SELECT count(*) AS c FROM events GROUP BY session(\"@timestamp\", INTERVAL '1 minute'))", Emit::Changes),
     ("SELECT count(*) FROM events GROUP BY tumble(now(), INTERVAL '1 minute')", Emit::Changes),
     ("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", INTERVAL '1 month')", Emit::Changes),
     ("SELECT count(*) FROM events GROUP BY tumble(\"@timestamp\", 5)", Emit::Changes),
@@ -541,7 +553,7 @@ const REFUSED: &[(&str, Emit)] = &[
 
 fn refusal(sql: &str, emit: Emit) -> CompileError {
     let options = ViewOptions { unbounded: false, ..options(emit) };
-    plan(sql, &[("events".into(), schema())], options).unwrap_err()
+    plan(sql, &[events()], options).unwrap_err()
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! Rows as bytes: what flows between the operators of differential dataflow. One type for all rows of all views, so that
+//! nothing is compiled for a query.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use datafusion::common::Result;
+
+/// A row in Arrow's row format. The bytes of some columns followed by those of others are the bytes of both.
+pub(super) type Row = Vec<u8>;
+
+/// Turns rows of one schema into bytes and back.
+#[derive(Debug)]
+pub(super) struct Codec {
+    schema: SchemaRef,
+    converter: RowConverter,
+}
+
+impl Codec {
+    pub(super) fn new(schema: &SchemaRef) -> Result<Self> {
+        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+        Ok(Self { schema: Arc::clone(schema), converter: RowConverter::new(fields.collect())? })
+    }
+
+    /// Whether rows with such columns have a form as bytes.
+    pub(super) fn supports(schema: &SchemaRef) -> bool {
+        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+        RowConverter::supports_fields(&fields.collect::<Vec<_>>())
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The bytes of each row.
+    pub(super) fn encode(&self, columns: &[ArrayRef], n_rows: usize) -> Result<Vec<Row>> {
+        if columns.is_empty() {
+            return Ok(vec![Row::new(); n_rows]);
+        }
+        let rows = self.converter.convert_columns(columns)?;
+        Ok(rows.iter().map(|row| row.as_ref().to_vec()).collect())
+    }
+
+    /// The rows of bytes that [`Self::encode`] made.
+    pub(super) fn decode<'a>(&self, rows: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        let columns = if self.schema.fields().is_empty() {
+            Vec::new()
+        } else {
+            let parser = self.converter.parser();
+            self.converter.convert_rows(rows.map(|row| parser.parse(row)))?
+        };
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+}

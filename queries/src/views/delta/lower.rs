@@ -1,0 +1,474 @@
+//! A logical plan to a tree of [`Node`]s.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
+use datafusion::logical_expr::{
+    Aggregate as LogicalAggregate, BinaryExpr, Expr, FetchType, Join as LogicalJoin, Limit, LogicalPlan,
+    Operator, RecursiveQuery, SkipType, TableScan, Window, WindowFunctionDefinition,
+};
+use datafusion::physical_expr::{PhysicalSortExpr, create_physical_sort_expr};
+use datafusion::physical_planner::create_window_expr;
+use logdrive_operators::CompileError;
+
+use super::super::lower::{failed, lower_functions, lower_raw, nullable, physical, refuse, unaliased, unsupported, window_of};
+use super::super::spec::Stage;
+use super::super::sql::{internal, mentions_now, plan_mentions_now};
+use super::super::{Emit, SqlView, Table, ViewOptions};
+use super::codec::Codec;
+use super::lifetime;
+use super::plan::{DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank};
+
+/// Makes the plan ready to run.
+pub(super) fn lower(
+    plan: &LogicalPlan,
+    state: &SessionState,
+    tables: &[Table],
+    options: &ViewOptions,
+) -> Result<DeltaSpec, CompileError> {
+    let mut lowering = Lowering { state, tables, options, leaves: Vec::new(), limits: Vec::new(), found: None };
+    let mut root = lowering.node(plan)?;
+    if let Some(stage) = super::super::lower::normalised(&root.schema) {
+        root = lowering.staged(root, stage);
+    }
+    super::super::lower::check_names(&root.schema)?;
+    Ok(DeltaSpec { leaves: lowering.leaves, root, plan: plan.display_indent().to_string() })
+}
+
+struct Lowering<'a> {
+    state: &'a SessionState,
+    tables: &'a [Table],
+    options: &'a ViewOptions,
+    leaves: Vec<Leaf>,
+    /// Of which window functions only the first rows are wanted, by the address of the node.
+    limits: Vec<(usize, usize)>,
+    /// The name of the recursive query that is lowered.
+    found: Option<(String, SchemaRef)>,
+}
+
+impl Lowering<'_> {
+    fn node(&mut self, plan: &LogicalPlan) -> Result<Node, CompileError> {
+        let node = match plan {
+            LogicalPlan::SubqueryAlias(alias) => self.node(&alias.input),
+            LogicalPlan::TableScan(scan) => self.scan(scan),
+            LogicalPlan::Filter(filter) => {
+                self.find_limit(&filter.predicate, &filter.input);
+                let input = self.node(&filter.input)?;
+                self.filter(input, &filter.predicate, filter.input.schema())
+            }
+            LogicalPlan::Projection(projection) => {
+                let input = self.node(&projection.input)?;
+                self.project(input, projection)
+            }
+            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Aggregate(aggregate) => match self.pane(plan)? {
+                Some(node) => Ok(node),
+                None => self.aggregate(aggregate),
+            },
+            LogicalPlan::Window(window) => self.window(window),
+            LogicalPlan::Limit(limit) => self.limit(limit),
+            LogicalPlan::Union(union) => {
+                let schema = nullable(union.schema.as_arrow());
+                let inputs = union.inputs.iter().map(|input| self.node(input));
+                let inputs: Vec<Node> = inputs.collect::<Result<_, _>>()?;
+                inputs.iter().try_for_each(|input| same_types(&input.schema, &schema))?;
+                Ok(Node { schema, kind: Kind::Union(inputs) })
+            }
+            LogicalPlan::RecursiveQuery(query) => self.recursive(query),
+            other => Err(unsupported(other)),
+        }?;
+        if Codec::supports(&node.schema) {
+            return Ok(node);
+        }
+        Err(refuse("a view cannot keep rows with a map", "select the values of the map that you need"))
+    }
+
+    fn scan(&mut self, scan: &TableScan) -> Result<Node, CompileError> {
+        let name = scan.table_name.table();
+        if let Some((found, schema)) = &self.found
+            && found == name
+        {
+            let reads: Vec<&str> = scan.projected_schema.fields().iter().map(|f| f.name().as_str()).collect();
+            let node = Node { schema: Arc::clone(schema), kind: Kind::Found };
+            if reads.iter().eq(schema.fields().iter().map(|field| field.name())) {
+                return Ok(node);
+            }
+            let columns = reads.iter().map(|name| {
+                let idx = schema.index_of(name).map_err(|error| internal(error.to_string()))?;
+                Ok(Arc::new(datafusion::physical_expr::expressions::Column::new(name, idx)) as _)
+            });
+            let projected = nullable(scan.projected_schema.as_arrow());
+            let stage = Stage::Project(columns.collect::<Result<_, CompileError>>()?, projected);
+            return Ok(self.staged(node, stage));
+        }
+        let (input, table) = self.table(name)?;
+        let schema = nullable(scan.projected_schema.as_arrow());
+        let leaf = Leaf {
+            input,
+            table: name.to_owned(),
+            reads: schema.fields().iter().map(|field| field.name().clone()).collect(),
+            changes: table.changes,
+            pane: None,
+            before: Vec::new(),
+            lifetime: Lifetime::default(),
+            after: Vec::new(),
+            schema,
+        };
+        Ok(self.leaf(leaf))
+    }
+
+    fn table(&self, name: &str) -> Result<(usize, &Table), CompileError> {
+        let found = self.tables.iter().enumerate().find(|(_, table)| table.name == name);
+        found.ok_or_else(|| internal(format!("the plan names `{name}`, which the query does not")))
+    }
+
+    fn leaf(&mut self, leaf: Leaf) -> Node {
+        let schema = Arc::clone(&leaf.schema);
+        self.leaves.push(leaf);
+        Node { schema, kind: Kind::Leaf(self.leaves.len() - 1) }
+    }
+
+    /// An aggregation right above a stream is left to the operators that keep panes.
+    fn pane(&mut self, plan: &LogicalPlan) -> Result<Option<Node>, CompileError> {
+        let Some(scan) = super::super::lower::scan_below(plan) else { return Ok(None) };
+        if self.found.as_ref().is_some_and(|(found, _)| found == scan.table_name.table()) {
+            return Ok(None);
+        }
+        let (input, table) = self.table(scan.table_name.table())?;
+        if table.changes || plan_mentions_now(plan) {
+            return Ok(None);
+        }
+        let spec = lower_raw(plan, self.state)?;
+        let name = format!("{}.{}", self.options.name, self.leaves.len());
+        let options = ViewOptions { name: name.as_str().into(), emit: Emit::Changes, ..self.options.clone() };
+        let (schema, reads) = (Arc::clone(&spec.schema), spec.reads.clone());
+        let leaf = Leaf {
+            input,
+            table: scan.table_name.table().to_owned(),
+            reads,
+            changes: false,
+            pane: Some(Arc::new(SqlView::new(spec, options))),
+            before: Vec::new(),
+            lifetime: Lifetime::default(),
+            after: Vec::new(),
+            schema,
+        };
+        Ok(Some(self.leaf(leaf)))
+    }
+
+    /// Puts a stage behind a node.
+    fn staged(&mut self, mut node: Node, stage: Stage) -> Node {
+        let schema = match &stage {
+            Stage::Filter(_) => Arc::clone(&node.schema),
+            Stage::Project(_, schema) => Arc::clone(schema),
+        };
+        match &mut node.kind {
+            Kind::Leaf(idx) => {
+                let leaf = &mut self.leaves[*idx];
+                let has_lifetime = !leaf.lifetime.is_none();
+                let stages = if has_lifetime { &mut leaf.after } else { &mut leaf.before };
+                stages.push(stage);
+                leaf.schema = Arc::clone(&schema);
+                return Node { schema, kind: node.kind };
+            }
+            Kind::Stages(_, stages) => {
+                if let Some(stages) = Arc::get_mut(stages) {
+                    stages.push(stage);
+                    return Node { schema, kind: node.kind };
+                }
+            }
+            _ => {}
+        }
+        Node { schema, kind: Kind::Stages(Box::new(node), Arc::new(vec![stage])) }
+    }
+
+    fn filter(&mut self, mut input: Node, predicate: &Expr, schema: &DFSchema) -> Result<Node, CompileError> {
+        let (of_time, others): (Vec<&Expr>, Vec<&Expr>) =
+            split_conjunction(predicate).into_iter().partition(|expr| mentions_now(expr));
+        if let Some(others) = conjunction(others.into_iter().cloned()) {
+            let stage = Stage::Filter(physical(&others, schema, self.state)?);
+            input = self.staged(input, stage);
+        }
+        if of_time.is_empty() {
+            return Ok(input);
+        }
+        let Kind::Leaf(idx) = input.kind else {
+            return Err(refuse(
+                "a condition on `now()` above a join or an aggregation",
+                "put it into the WHERE of a subquery that reads one table",
+            ));
+        };
+        let leaf = &mut self.leaves[idx];
+        if !leaf.after.is_empty() {
+            return Err(refuse("two conditions on `now()` one above the other", "join them with AND"));
+        }
+        for condition in of_time {
+            lifetime::bound(condition, schema, self.state, &mut leaf.lifetime)?;
+        }
+        Ok(input)
+    }
+
+    fn project(
+        &mut self,
+        input: Node,
+        projection: &datafusion::logical_expr::Projection,
+    ) -> Result<Node, CompileError> {
+        let schema = projection.input.schema();
+        let expressions = projection.expr.iter().map(|expr| physical(expr, schema, self.state));
+        let stage = Stage::Project(
+            expressions.collect::<Result<_, _>>()?,
+            nullable(projection.schema.as_arrow()),
+        );
+        Ok(self.staged(input, stage))
+    }
+
+    fn join(&mut self, join: &LogicalJoin) -> Result<Node, CompileError> {
+        if join.null_aware {
+            return Err(refuse(
+                "NOT IN over a subquery, which no row passes once it has a NULL",
+                "write NOT EXISTS (SELECT … WHERE …)",
+            ));
+        }
+        if matches!(
+            join.join_type,
+            JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
+        ) {
+            return Err(internal(format!("a {} join", join.join_type)));
+        }
+        let (left_schema, right_schema) = (join.left.schema(), join.right.schema());
+        let (left, right) = (self.node(&join.left)?, self.node(&join.right)?);
+        let keys = |side: fn(&(Expr, Expr)) -> &Expr, schema: &DFSchema| {
+            join.on.iter().map(|pair| physical(side(pair), schema, self.state)).collect::<Result<Vec<_>, _>>()
+        };
+        let left_keys = keys(|pair| &pair.0, left_schema)?;
+        let right_keys = keys(|pair| &pair.1, right_schema)?;
+        let both = left_schema.join(right_schema).map_err(|error| failed(&error))?;
+        let filter = join.filter.as_ref().map(|expr| physical(expr, &both, self.state)).transpose()?;
+        Ok(Node {
+            schema: nullable(join.schema.as_arrow()),
+            kind: Kind::Join(Box::new(Join {
+                left,
+                right,
+                left_keys,
+                right_keys,
+                nulls_match: join.null_equality == NullEquality::NullEqualsNull,
+                filter,
+                both: nullable(both.as_arrow()),
+                join_type: join.join_type,
+            })),
+        })
+    }
+
+    fn aggregate(&mut self, aggregate: &LogicalAggregate) -> Result<Node, CompileError> {
+        let schema = aggregate.input.schema();
+        let mut keys = Vec::with_capacity(aggregate.group_expr.len());
+        for expr in &aggregate.group_expr {
+            if let Expr::GroupingSet(_) = expr {
+                return Err(refuse(
+                    "a view cannot use GROUPING SETS, CUBE or ROLLUP yet",
+                    "write a view for each set",
+                ));
+            }
+            if let Some((_, _, kind)) = window_of(expr)?.filter(|_| !is_tumble(expr)) {
+                return Err(refuse(
+                    format!("windows that overlap or depend on their rows, above what is no stream ({kind:?})"),
+                    "use them in a view over the stream, and read that view here",
+                ));
+            }
+            keys.push(physical(expr, schema, self.state)?);
+        }
+        let functions = lower_functions(&aggregate.aggr_expr, schema, self.state)?;
+        let aggregates: Vec<_> = functions.into_iter().map(|(aggregate, _)| aggregate).collect();
+        let mut arguments = Vec::new();
+        let mut push = |data_type: DataType| {
+            arguments.push(Field::new(format!("a{}", arguments.len()), data_type, true));
+        };
+        for aggregate in &aggregates {
+            for argument in &aggregate.arguments {
+                push(argument.data_type(schema.as_arrow()).map_err(|error| failed(&error))?);
+            }
+        }
+        aggregates.iter().filter(|a| a.filter.is_some()).for_each(|_| push(DataType::Boolean));
+        let values = aggregates.iter().map(|aggregate| {
+            let field = aggregate.function.field();
+            Field::new(field.name(), field.data_type().clone(), true)
+        });
+        let values = Arc::new(Schema::new(values.collect::<Vec<_>>()));
+        let input = self.node(&aggregate.input)?;
+        let arguments = Arc::new(Schema::new(arguments));
+        Ok(Node {
+            schema: nullable(aggregate.schema.as_arrow()),
+            kind: Kind::Group(Box::new(Group { input, keys, aggregates, arguments, values })),
+        })
+    }
+
+    fn window(&mut self, window: &Window) -> Result<Node, CompileError> {
+        let limit = self.limits.iter().find(|(node, _)| *node == address(window)).map(|(_, limit)| *limit);
+        let input = self.node(&window.input)?;
+        let functions = window.window_expr.iter().map(|expr| {
+            create_window_expr(
+                expr,
+                window.input.schema(),
+                self.state.execution_props(),
+                &PhysicalPlanningContext::default(),
+            )
+        });
+        let functions: Vec<_> = functions.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
+        let Some(first) = functions.first() else { return Err(internal("no window function".into())) };
+        let (partition, order) = (first.partition_by().to_vec(), orders(first.order_by()));
+        Ok(Node {
+            schema: nullable(window.schema.as_arrow()),
+            kind: Kind::Rank(Box::new(Rank { input, partition, order, functions, limit })),
+        })
+    }
+
+    /// Whether a condition wants only the first rows of each partition: `row_number() … <= k`.
+    fn find_limit(&mut self, predicate: &Expr, input: &LogicalPlan) {
+        for condition in split_conjunction(predicate) {
+            let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { continue };
+            let (Expr::Column(column), Expr::Literal(value, _)) = (&**left, &**right) else { continue };
+            let Ok(value) = i128::try_from_scalar(value) else { continue };
+            let limit = match op {
+                Operator::LtEq | Operator::Eq => value,
+                Operator::Lt => value - 1,
+                _ => continue,
+            };
+            if let (Some(window), Ok(limit)) = (row_number(column, input), usize::try_from(limit)) {
+                self.limits.push((address(window), limit));
+            }
+        }
+    }
+
+    fn limit(&mut self, limit: &Limit) -> Result<Node, CompileError> {
+        let (fetch, skip) = (limit.get_fetch_type(), limit.get_skip_type());
+        let (Ok(FetchType::Literal(fetch)), Ok(SkipType::Literal(skip))) = (fetch, skip) else {
+            return Err(refuse("LIMIT and OFFSET that are no numbers", "write them as numbers"));
+        };
+        match fetch {
+            Some(fetch) => self.first(&limit.input, skip, fetch),
+            None => Err(refuse("OFFSET without LIMIT", "an endless stream has no rest; add LIMIT")),
+        }
+    }
+
+    fn first(&mut self, plan: &LogicalPlan, skip: usize, fetch: usize) -> Result<Node, CompileError> {
+        let (input, order) = match plan {
+            LogicalPlan::SubqueryAlias(alias) => return self.first(&alias.input, skip, fetch),
+            LogicalPlan::Projection(projection) => {
+                let input = self.first(&projection.input, skip, fetch)?;
+                return self.project(input, projection);
+            }
+            LogicalPlan::Sort(sort) => {
+                let schema = sort.input.schema();
+                let order = sort.expr.iter().map(|expr| {
+                    create_physical_sort_expr(
+                        expr,
+                        schema,
+                        self.state.execution_props(),
+                        &PhysicalPlanningContext::default(),
+                    )
+                });
+                let order: Vec<_> = order.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
+                (self.node(&sort.input)?, orders(&order))
+            }
+            other => (self.node(other)?, Vec::new()),
+        };
+        let schema = Arc::clone(&input.schema);
+        Ok(Node { schema, kind: Kind::First(Box::new(First { input, order, skip, fetch })) })
+    }
+
+    fn recursive(&mut self, query: &RecursiveQuery) -> Result<Node, CompileError> {
+        if !query.is_distinct {
+            return Err(refuse(
+                "a recursion with UNION ALL, which may never end",
+                "write UNION, so that it ends when nothing new comes",
+            ));
+        }
+        if self.found.is_some() {
+            return Err(refuse("a recursion within a recursion", "write a view for the inner one"));
+        }
+        let schema = nullable(query.schema.as_arrow());
+        let start = self.node(&query.static_term)?;
+        self.found = Some((query.name.clone(), Arc::clone(&schema)));
+        let step = self.node(&query.recursive_term);
+        self.found = None;
+        let step = step?;
+        same_types(&start.schema, &schema)?;
+        same_types(&step.schema, &schema)?;
+        Ok(Node { schema, kind: Kind::Fixpoint { start: Box::new(start), step: Box::new(step) } })
+    }
+}
+
+fn orders(order: &[PhysicalSortExpr]) -> Vec<Order> {
+    order.iter().map(|order| Order { by: Arc::clone(&order.expr), options: order.options }).collect()
+}
+
+fn address(window: &Window) -> usize {
+    std::ptr::from_ref(window).addr()
+}
+
+/// Tells whole numbers from other literals.
+trait TryFromScalar: Sized {
+    fn try_from_scalar(value: &datafusion::common::ScalarValue) -> Result<Self, ()>;
+}
+
+impl TryFromScalar for i128 {
+    fn try_from_scalar(value: &datafusion::common::ScalarValue) -> Result<Self, ()> {
+        match value.cast_to(&DataType::Int64) {
+            Ok(datafusion::common::ScalarValue::Int64(Some(value))) if !value.is_negative() => {
+                Ok(Self::from(value))
+            }
+            _ => Err(()),
+        }
+    }
+}
+
+/// The window whose `row_number()` a column is.
+fn row_number<'p>(column: &Column, mut plan: &'p LogicalPlan) -> Option<&'p Window> {
+    let mut column = column.clone();
+    loop {
+        let idx = plan.schema().index_of_column(&column).ok()?;
+        plan = match plan {
+            LogicalPlan::SubqueryAlias(alias) => {
+                column = Column::from(alias.input.schema().qualified_field(idx));
+                &alias.input
+            }
+            LogicalPlan::Projection(projection) => {
+                let Expr::Column(inner) = unaliased(&projection.expr[idx]) else { return None };
+                column = inner.clone();
+                &projection.input
+            }
+            LogicalPlan::Window(window) => {
+                let n_before = window.input.schema().fields().len();
+                let function = window.window_expr.get(idx.checked_sub(n_before)?)?;
+                let Expr::WindowFunction(function) = unaliased(function) else { return None };
+                let WindowFunctionDefinition::WindowUDF(udf) = &function.fun else { return None };
+                let only = window.window_expr.len() == 1;
+                return (udf.name() == "row_number" && only).then_some(window);
+            }
+            _ => return None,
+        };
+    }
+}
+
+fn is_tumble(expr: &Expr) -> bool {
+    let overlaps = |node: &Expr| {
+        matches!(node, Expr::ScalarFunction(f) if matches!(f.func.name(), "hop" | "session"))
+    };
+    matches!(expr.exists(|node| Ok(overlaps(node))), Ok(false))
+}
+
+fn same_types(found: &Schema, wanted: &Schema) -> Result<(), CompileError> {
+    let types = |schema: &Schema| -> Vec<DataType> {
+        schema.fields().iter().map(|field| field.data_type().clone()).collect()
+    };
+    if types(found) == types(wanted) {
+        return Ok(());
+    }
+    let message = format!("{:?} where {:?} is wanted", types(found), types(wanted));
+    Err(refuse(message, "CAST the columns of both sides to the same types"))
+}

@@ -1,0 +1,215 @@
+//! Views whose rows may be taken back: joins, first rows, recursion, views over views. By differential dataflow, on rows
+//! as bytes; expressions, accumulators and window functions are DataFusion's.
+//!
+//! ```text
+//! batches ─ leaf ─┬► stages, joins, groups, … (arranged by key) ─ result ─► changes of the view
+//!                 └► rejects
+//! ```
+//!
+//! Only leaves are written into checkpoints: the rows that came in and are still in. All else follows from them: after
+//! a crash they come again at time zero, and what the view is then was told before.
+
+mod arranged;
+mod codec;
+mod failed;
+mod groups;
+mod leaf;
+mod lifetime;
+mod lower;
+mod plan;
+mod render;
+mod result;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use logdrive_operators::flow::restored;
+use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
+use timely::dataflow::operators::generic::operator::empty;
+use timely::dataflow::operators::Concatenate;
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::codec::Codec;
+use self::leaf::Entrance;
+use self::plan::{Leaf, Node};
+use self::render::Renderer;
+use super::health::Health;
+use super::output::{self, Shape};
+use super::{Emit, Table, ViewOptions, flow};
+
+/// A view by differential dataflow.
+#[derive(Debug)]
+pub(super) struct DeltaView {
+    options: ViewOptions,
+    leaves: Arc<Vec<Leaf>>,
+    root: Node,
+    plan: String,
+    n_inputs: usize,
+    operators: String,
+    fingerprint: u64,
+    stopped: Arc<AtomicBool>,
+}
+
+impl DeltaView {
+    /// The view that computes an optimised plan over `tables`.
+    ///
+    /// # Errors
+    /// If the plan has what views cannot do, would keep rows for ever without being told so, or no row of it is ever
+    /// final though that is asked for.
+    pub(super) fn new(
+        plan: &LogicalPlan,
+        state: &SessionState,
+        tables: &[Table],
+        options: ViewOptions,
+    ) -> Result<Self, CompileError> {
+        let spec = lower::lower(plan, state, tables, &options)?;
+        let refuse = |message: String, help: &str| CompileError {
+            code: "sql::unbounded",
+            message,
+            help: Some(help.into()),
+            at: None,
+        };
+        if options.emit == Emit::Final {
+            return Err(refuse(
+                "no row of this query is ever final".into(),
+                "leave `emit: final` out; a view that only groups by windows of a stream can have it",
+            ));
+        }
+        let endless = spec.leaves.iter().find(|leaf| !options.unbounded && !leaf.is_bounded());
+        if let Some(leaf) = endless {
+            return Err(refuse(
+                format!("the rows of `{}` are kept for ever", leaf.table),
+                "add WHERE \"@timestamp\" > now() - INTERVAL '1 hour', or the like, to what is read of it, or group it by tumble(…) first; or say `unbounded: true` if it stays small",
+            ));
+        }
+        let operators = spec.explain();
+        let fingerprint = xxh3_64(format!("{}\n{operators}", spec.plan).as_bytes());
+        Ok(Self {
+            options,
+            leaves: Arc::new(spec.leaves),
+            root: spec.root,
+            plan: spec.plan,
+            n_inputs: tables.len(),
+            operators,
+            fingerprint,
+            stopped: Arc::default(),
+        })
+    }
+
+    fn operator(&self, leaf: usize) -> String {
+        format!("{}.leaf{leaf}", self.options.name)
+    }
+
+    fn build<'scope>(
+        &self,
+        inputs: &[BatchStream<'scope>],
+        cx: &WorkerContext,
+        health: &Health,
+    ) -> Result<(BatchStream<'scope>, BatchStream<'scope>)> {
+        let scope = inputs[0].scope();
+        let (mut leaves, mut rejects) = (Vec::new(), Vec::new());
+        let mut is_restored = false;
+        for (idx, leaf) in self.leaves.iter().enumerate() {
+            let input = inputs[leaf.input].clone();
+            let (input, bars) = match &leaf.pane {
+                Some(pane) => {
+                    let (rows, refused, bars) = flow::attach(pane, input, cx);
+                    rejects.push(refused);
+                    (rows, bars)
+                }
+                None => (input, empty(scope)),
+            };
+            let operator = self.operator(idx);
+            is_restored |= !restored(&cx.checkpoint.restored(&operator), self.fingerprint).is_empty();
+            let entrance = Entrance::new(&self.leaves, idx, self.fingerprint, health)?;
+            let (rows, refused) = leaf::attach(entrance, operator, input, bars);
+            leaves.push(rows);
+            rejects.push(refused);
+        }
+        let mut slot = self.leaves.len();
+        let mut renderer =
+            Renderer { scope, leaves, found: None, rejects: Vec::new(), health, slot: &mut slot };
+        let rows = renderer.node(&self.root)?;
+        rejects.append(&mut renderer.rejects);
+        let shape = Shape::new(&self.options.name, &self.root.schema, true);
+        let rows = result::attach(rows, Codec::new(&self.root.schema)?, shape, is_restored, slot, health);
+        Ok((rows, scope.concatenate(rejects)))
+    }
+}
+
+impl View for DeltaView {
+    fn reads(&self) -> Vec<Vec<String>> {
+        let mut reads = vec![Vec::new(); self.n_inputs];
+        for leaf in self.leaves.iter() {
+            for column in &leaf.reads {
+                if !reads[leaf.input].contains(column) {
+                    reads[leaf.input].push(column.clone());
+                }
+            }
+        }
+        reads
+    }
+
+    fn schema(&self) -> SchemaRef {
+        output::with_change(&self.root.schema)
+    }
+
+    fn rows(&self) -> SchemaRef {
+        Arc::clone(&self.root.schema)
+    }
+
+    fn table(&self) -> Option<SchemaRef> {
+        Some(Arc::clone(&self.root.schema))
+    }
+
+    fn event_time(&self) -> Option<&str> {
+        super::time_of(&self.root.schema)
+    }
+
+    fn operators(&self) -> Vec<String> {
+        let of_leaf = |(idx, leaf): (usize, &Leaf)| {
+            let mut operators = leaf.pane.as_ref().map_or_else(Vec::new, |pane| pane.operators());
+            operators.push(self.operator(idx));
+            operators
+        };
+        self.leaves.iter().enumerate().flat_map(of_leaf).collect()
+    }
+
+    fn explain(&self) -> String {
+        let mut text = format!("{}\n\noperators:\n", self.plan);
+        for line in self.operators.lines() {
+            writeln!(text, "  {line}").expect("writing to a string cannot fail");
+        }
+        text.push_str("emits: every change (`_change`, `_epoch`)\n");
+        text
+    }
+
+    fn attach<'scope>(
+        &self,
+        inputs: Vec<BatchStream<'scope>>,
+        cx: &WorkerContext,
+    ) -> (BatchStream<'scope>, BatchStream<'scope>) {
+        let options = &self.options;
+        let health = Health::new(&options.name, &self.stopped, options.max_bytes, cx);
+        self.build(&inputs, cx, &health).unwrap_or_else(|error| {
+            health.stop(&crate::compiler::readable(&error));
+            let scope = inputs[0].scope();
+            (empty(scope), empty(scope))
+        })
+    }
+}
+
+impl Leaf {
+    /// Whether its rows leave some day.
+    fn is_bounded(&self) -> bool {
+        let has_windows = self.pane.as_ref().is_some_and(|pane| pane.retained().is_some());
+        let is_one_row = self.pane.as_ref().is_some_and(|pane| pane.has_one_group());
+        has_windows || is_one_row || !self.lifetime.is_endless()
+    }
+}
+

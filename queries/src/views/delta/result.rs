@@ -1,0 +1,153 @@
+//! Where rows leave: the changes of each epoch as batches, and the view as a table, for those who read it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use arrow::array::RecordBatch;
+use datafusion::common::Result;
+use logdrive_operators::{BatchStream, Batches};
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::super::health::Health;
+use super::super::output::{Shape, Told, identity};
+use super::arranged::SEED;
+use super::codec::{Codec, Row};
+use super::render::Rows;
+use crate::compiler::readable;
+
+/// About what a row costs beside its bytes.
+const ROW_BYTES: usize = 64;
+
+/// How many rows a batch has at most.
+const BATCH_ROWS: usize = 8192;
+
+/// The rows of a view that one worker keeps.
+struct Table {
+    codec: Codec,
+    shape: Shape,
+    rows: HashMap<Row, isize>,
+    n_bytes: usize,
+}
+
+impl Table {
+    /// Applies the changes of an epoch; each once.
+    fn apply(&mut self, mut changes: Vec<(Row, isize)>) -> Vec<(Row, isize)> {
+        differential_dataflow::consolidation::consolidate(&mut changes);
+        for (row, diff) in &changes {
+            let count = self.rows.entry(row.clone()).or_default();
+            if *count == 0 {
+                self.n_bytes += row.len() + ROW_BYTES;
+            }
+            *count += diff;
+            if *count == 0 {
+                self.rows.remove(row);
+                self.n_bytes -= row.len() + ROW_BYTES;
+            }
+        }
+        changes
+    }
+
+    /// Changes as rows of the view: first what is no longer so.
+    fn told(&self, changes: &[(Row, isize)], epoch: u64) -> Result<Batches> {
+        let mut batches = Batches::default();
+        for (sign, told) in [(-1, Told::Delete(epoch)), (1, Told::Insert(epoch))] {
+            let changes = changes.iter().filter(|(_, diff)| diff.signum() == sign);
+            let rows: Vec<(&Row, usize)> = changes
+                .flat_map(|(row, diff)| (0..diff.unsigned_abs()).map(move |copy| (row, copy)))
+                .collect();
+            for rows in rows.chunks(BATCH_ROWS) {
+                let ids = rows.iter().map(|(row, copy)| identity(xxh3_64(row) ^ *copy as u64, told));
+                let ids = ids.collect();
+                let rows = self.codec.decode(rows.iter().map(|(row, _)| row.as_slice()))?;
+                let rows = self.shape.complete(&rows, told)?;
+                batches.0.extend(self.shape.batch(rows, &[], ids, 0, epoch));
+            }
+        }
+        Ok(batches)
+    }
+
+    fn snapshot(&self) -> Result<Vec<RecordBatch>> {
+        let copies = |count: isize| usize::try_from(count).unwrap_or(0);
+        let rows: Vec<&[u8]> = self
+            .rows
+            .iter()
+            .flat_map(|(row, count)| std::iter::repeat_n(row.as_slice(), copies(*count)))
+            .collect();
+        rows.chunks(BATCH_ROWS).map(|rows| self.codec.decode(rows.iter().copied())).collect()
+    }
+
+    /// Answers those who wait for the rows as of the epochs before.
+    fn answer(&self, before: u64, health: &Health) {
+        let (snapshots, index) = (&health.cx.snapshots, health.cx.index);
+        if !snapshots.is_due(&health.name, index, before) {
+            return;
+        }
+        let rows = if health.is_stopped() {
+            Err(format!("the view `{}` has stopped; the log says why", health.name))
+        } else {
+            self.snapshot().map_err(|error| readable(&error))
+        };
+        snapshots.answer(&health.name, index, before, rows);
+    }
+}
+
+/// Attaches the end of a view. If it `is_restored`, what comes at time zero was told before the crash.
+pub(super) fn attach<'scope>(
+    rows: Rows<'scope, u64>,
+    codec: Codec,
+    shape: Shape,
+    is_restored: bool,
+    slot: usize,
+    health: &Health,
+) -> BatchStream<'scope> {
+    let health = health.clone();
+    let mut table = Table { codec, shape, rows: HashMap::new(), n_bytes: 0 };
+    let mut builder = OperatorBuilder::new(format!("{}.result", health.name), rows.inner.scope());
+    let by_row = Exchange::new(|(row, ..): &(Row, u64, isize)| xxh3_64_with_seed(row, SEED));
+    let mut input = builder.new_input(rows.inner, by_row);
+    let (output, stream) = builder.new_output::<Batches>();
+    let mut output = OutputBuilder::<u64, NoopBuilder<Batches>>::from(output);
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut pending: BTreeMap<u64, (Capability<u64>, Vec<(Row, isize)>)> = BTreeMap::new();
+        move |frontiers| {
+            let mut output = output.activate();
+            input.for_each(|capability, updates| {
+                for (row, time, diff) in updates.drain(..) {
+                    let at = || (capability.delayed(&time, 0), Vec::new());
+                    pending.entry(time).or_insert_with(at).1.push((row, diff));
+                }
+            });
+            let frontier = frontiers[0].frontier().first().copied();
+            while let Some(entry) = pending.first_entry() {
+                let epoch = *entry.key();
+                if frontier.is_some_and(|frontier| frontier <= epoch) {
+                    break;
+                }
+                table.answer(epoch, &health);
+                let (capability, changes) = entry.remove();
+                let changes = table.apply(changes);
+                if health.is_stopped() || changes.is_empty() || (epoch == 0 && is_restored) {
+                    continue;
+                }
+                // Zero is before all time: what is so from the beginning is told as soon as it is known when that is.
+                let (epoch, capability) = match frontier {
+                    Some(frontier) if epoch == 0 => (frontier, capability.delayed(&frontier)),
+                    _ => (epoch, capability),
+                };
+                let mut batches = health.check(table.told(&changes, epoch));
+                if !batches.0.is_empty() {
+                    output.session_with_builder(&capability).give_container(&mut batches);
+                }
+            }
+            health.charge(slot, table.n_bytes);
+            health.cx.counters.state_rows(&health.name, health.cx.index, table.rows.len());
+            table.answer(frontier.unwrap_or(u64::MAX), &health);
+        }
+    });
+    stream
+}

@@ -1,0 +1,168 @@
+//! Joins, first rows, recursion: what differential dataflow computes, beside DataFusion's batch answer.
+
+use super::*;
+
+/// Queries whose rows may be taken back.
+pub(super) const QUERIES: &[&str] = &[
+    // Joins of a stream with itself, with conditions beside the key, with keys that may be NULL.
+    "SELECT a.tenant, a.n AS n, b.amount AS amount FROM events a JOIN events b ON a.tenant = b.tenant AND a.n = b.n + 1",
+    "SELECT a.n AS n, a.tenant AS t, b.tenant AS u FROM events a, events b WHERE a.n = b.n AND a.amount < b.amount",
+    "SELECT a.tenant, a.n, b.amount FROM events a LEFT JOIN (SELECT n, amount FROM events WHERE amount > 10) b ON a.n = b.n",
+    "SELECT a.tenant, a.n, b.amount FROM events a LEFT JOIN events b ON a.n = b.n AND a.amount > b.amount + 30",
+    "SELECT a.n AS x, b.n AS y FROM (SELECT n FROM events WHERE n < 2) a RIGHT JOIN (SELECT n FROM events WHERE n > 0) b ON a.n = b.n",
+    "SELECT a.n AS x, b.n AS y, a.tenant FROM (SELECT n, tenant FROM events WHERE n < 2) a \
+     FULL JOIN (SELECT n, tenant FROM events WHERE amount > 0) b ON a.n = b.n AND a.tenant = b.tenant",
+    "SELECT a.n AS x, b.n AS y FROM (SELECT n FROM events WHERE n < 2 AND amount > 0) a \
+     FULL JOIN (SELECT n FROM events WHERE n > 0) b ON a.n > b.n",
+    // Subqueries.
+    "SELECT tenant, n FROM events WHERE n IN (SELECT n + 1 FROM events WHERE amount > 20)",
+    "SELECT tenant, n FROM events e WHERE EXISTS (SELECT 1 FROM events f WHERE f.n = e.n AND f.amount > e.amount + 5)",
+    "SELECT tenant, n FROM events e WHERE NOT EXISTS (SELECT 1 FROM events f WHERE f.n = e.n AND f.tenant = 'b')",
+    "SELECT tenant, n FROM events WHERE n = 1 OR tenant IN (SELECT tenant FROM events WHERE n = 5)",
+    "SELECT tenant, n FROM events WHERE n > (SELECT min(n) + 1 FROM events)",
+    "SELECT tenant, n, (SELECT max(f.amount) FROM events f WHERE f.n = e.n) AS most FROM events e",
+    // Sets.
+    "SELECT n FROM events WHERE amount > 0 UNION ALL SELECT n + 1 FROM events",
+    "SELECT tenant, n FROM events WHERE amount > 0 UNION SELECT tenant, n + 1 FROM events",
+    "SELECT tenant, n FROM events EXCEPT SELECT tenant, n FROM events WHERE amount < 0",
+    "SELECT n FROM events WHERE tenant = 'a' INTERSECT SELECT n FROM events WHERE tenant = 'b'",
+    // First rows.
+    "SELECT n, amount FROM events ORDER BY amount DESC NULLS LAST, n, \"@timestamp\" LIMIT 5",
+    "SELECT n, amount FROM events ORDER BY amount, n, \"@timestamp\" LIMIT 3 OFFSET 4",
+    "SELECT tenant, n, k FROM (SELECT tenant, n, row_number() OVER (PARTITION BY tenant ORDER BY n DESC, amount, \"@timestamp\") AS k \
+     FROM events) WHERE k <= 2",
+    // Window functions.
+    "SELECT tenant, n, rank() OVER (PARTITION BY tenant ORDER BY n) AS r, dense_rank() OVER (PARTITION BY tenant ORDER BY n) AS d FROM events",
+    "SELECT tenant, n, lag(n) OVER (PARTITION BY tenant ORDER BY \"@timestamp\", n, amount) AS before, \
+     sum(n) OVER (PARTITION BY tenant ORDER BY \"@timestamp\", n, amount ROWS 2 PRECEDING) AS three FROM events",
+    "SELECT tenant, count(*) OVER (PARTITION BY tenant) AS c, max(amount) OVER () AS most FROM events WHERE n > 1",
+    // Aggregates over what is taken back.
+    "SELECT max(c) AS most, min(c) AS least, count(*) AS groups FROM (SELECT tenant, n, count(*) AS c FROM events GROUP BY tenant, n)",
+    "SELECT c, count(*) AS times, sum(total) AS total FROM (SELECT tenant, count(*) AS c, sum(n) AS total FROM events GROUP BY tenant) GROUP BY c",
+    "SELECT a.tenant, count(*) AS c, sum(b.n) AS total, avg(b.amount) AS mean, min(a.n) AS least, max(b.amount) AS most, \
+     count(DISTINCT b.n) AS kinds, count(*) FILTER (WHERE a.n > b.n) AS more, stddev(b.n) AS deviation \
+     FROM events a JOIN events b ON a.n = b.n GROUP BY a.tenant HAVING count(*) > 2",
+    "SELECT count(*) AS c, sum(a.n) AS total FROM events a JOIN events b ON a.n = b.n AND a.n = 4",
+    "SELECT DISTINCT a.tenant, b.n FROM events a JOIN events b ON a.n = b.n",
+    // Windows below.
+    "SELECT s, tenant, c FROM (SELECT s, tenant, c, row_number() OVER (PARTITION BY s ORDER BY c DESC, tenant) AS k FROM \
+     (SELECT tumble_start(\"@timestamp\", INTERVAL '20 seconds') AS s, tenant, count(*) AS c FROM events \
+      GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '20 seconds'))) WHERE k = 1",
+    "SELECT w.s, w.c, t.c AS of_all FROM \
+     (SELECT tumble_start(\"@timestamp\", INTERVAL '30 seconds') AS s, tenant, count(*) AS c FROM events \
+      GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '30 seconds')) w \
+     JOIN (SELECT tenant, count(*) AS c FROM events GROUP BY tenant) t ON w.tenant = t.tenant",
+    "SELECT max(c) AS most FROM (SELECT count(*) AS c FROM events GROUP BY tumble(\"@timestamp\", INTERVAL '10 seconds'))",
+    // Until nothing new comes.
+    "WITH RECURSIVE reached AS (SELECT n FROM events WHERE amount > 30 \
+     UNION SELECT e.n + 1 FROM reached JOIN events e ON e.n = reached.n) SELECT n FROM reached",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_view_whose_rows_are_taken_back_equals_the_batch_answer(
+        partitions in arb_partitions(),
+        cuts in prop::collection::vec(0..20u8, 1..12),
+        more_cuts in prop::collection::vec(0..20u8, 1..12),
+        workers in (1..4usize, 1..4usize),
+        crash in any::<prop::sample::Index>(),
+        which in 0..QUERIES.len(),
+    ) {
+        let sql = QUERIES[which];
+        let view = view(sql, Emit::Changes).unwrap();
+        let rows: Vec<Row> = partitions.concat();
+        let expected = batch_answer(sql, &rows, None);
+
+        let all = epochs(&partitions, &cuts);
+        let outcome = Run { view: &view, workers: workers.0, crashes: false, restored: None, read_at: None }.go(&all);
+        prop_assert_eq!(&outcome.stopped, &None);
+        prop_assert_eq!(outcome.n_rejects, 0);
+        prop_assert_eq!(settled(&outcome.rows, Emit::Changes), &expected[..], "{}", sql);
+        let count = |name| outcome.counts.get(name).copied().unwrap_or(0);
+        prop_assert_eq!(count("in"), count("filtered") + count("late") + count("failed") + count("used"));
+
+        let read_at = all.keys().nth(crash.index(all.len())).copied();
+        let until: Epochs = all.range(..read_at.unwrap()).map(|(e, b)| (*e, b.clone())).collect();
+        let seen: Vec<Row> = until
+            .values()
+            .flatten()
+            .flat_map(|batch| {
+                let (partition, first) = (batch.origin().partition.0 as usize, batch.offsets().value(0) as usize);
+                partitions[partition][first..first + batch.num_rows()].to_vec()
+            })
+            .collect();
+        let read = Run { view: &view, workers: workers.1, crashes: false, restored: None, read_at }.go(&all);
+        let mut rows: Vec<String> = read.snapshot.values().flatten().flat_map(formatted).collect();
+        rows.sort_unstable();
+        // An aggregate without groups right above a stream has no row before the first row has come.
+        if !seen.is_empty() {
+            prop_assert_eq!(rows, batch_answer(sql, &seen, None), "read at an epoch: {}", sql);
+        }
+
+        let crashed = with_crash(&view, &partitions, (&cuts, &more_cuts), workers, crash.index(1000));
+        prop_assert_eq!(crashed.stopped, None);
+        prop_assert_eq!(settled(&crashed.rows, Emit::Changes), expected, "after a crash: {}", sql);
+    }
+}
+
+/// Every query once, so that none depends on luck.
+#[test]
+fn all_queries_equal_the_batch_answer() {
+    let row = |n: i64| Row {
+        at: Some(START as i64 * 1_000 + n * SECOND),
+        tenant: [Some("a"), None, Some("b")][n as usize % 3],
+        n: (n % 7 != 0).then_some(n % 5),
+        amount: (n % 4 != 0).then_some((n * 37 % 79 - 39) as f64),
+    };
+    let partitions = vec![(0..40).map(row).collect(), (0..40).step_by(3).map(row).collect::<Vec<_>>()];
+    for sql in QUERIES {
+        let view = view(sql, Emit::Changes).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let expected = batch_answer(sql, &partitions.concat(), None);
+        let all = epochs(&partitions, &[3, 1, 7]);
+        for workers in [1, 3] {
+            let outcome = Run { view: &view, workers, crashes: false, restored: None, read_at: None }.go(&all);
+            assert_eq!(outcome.stopped, None, "{sql}");
+            assert_eq!(settled(&outcome.rows, Emit::Changes), expected, "{sql}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// `now()` is the time of the epoch: rows leave by themselves when it has passed them.
+    #[test]
+    fn rows_come_and_leave_with_the_clock(
+        partitions in arb_partitions(),
+        cuts in prop::collection::vec(0..20u8, 1..12),
+        workers in 1..4usize,
+        at in any::<prop::sample::Index>(),
+    ) {
+        let sql = "SELECT tenant, n FROM events WHERE n > 0 AND \"@timestamp\" > now() - INTERVAL '10 seconds' \
+                   AND now() >= \"@timestamp\" - INTERVAL '5 seconds'";
+        let view = view(sql, Emit::Changes).unwrap();
+        let all = epochs(&partitions, &cuts);
+        let read_at = *all.keys().nth(at.index(all.len())).unwrap();
+        let outcome = Run { view: &view, workers, crashes: false, restored: None, read_at: Some(read_at) }.go(&all);
+        let mut rows: Vec<String> = outcome.snapshot.values().flatten().flat_map(formatted).collect();
+        rows.sort_unstable();
+        let seen = all.range(..read_at).flat_map(|(_, batches)| batches).flat_map(|batch| {
+            let (partition, first) = (batch.origin().partition.0 as usize, batch.offsets().value(0) as usize);
+            partitions[partition][first..first + batch.num_rows()].to_vec()
+        });
+        let now = (read_at as i64 - 1) * 1_000;
+        let is_in = |row: &Row| {
+            let at = row.at.unwrap();
+            row.n.is_some_and(|n| n > 0) && at > now - 10 * SECOND && now >= at - 5 * SECOND
+        };
+        let mut expected: Vec<String> = seen
+            .filter(is_in)
+            .map(|row| format!("{}|{}", row.tenant.unwrap_or("NULL"), row.n.unwrap()))
+            .collect();
+        expected.sort_unstable();
+        prop_assert_eq!(rows, expected);
+        settled(&outcome.rows, Emit::Changes);
+    }
+}
