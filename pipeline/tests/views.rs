@@ -34,6 +34,14 @@ sources:
     listen: "127.0.0.1:{port}"
     schema: {{ fields: {{ tenant: string, amount: int64, "@timestamp": timestamp }}, lateness: 1s }}
 views:
+  shares:
+    sql: >
+      SELECT t.tenant, t.total, t.n, s.n AS of_all, b.tenant AS best FROM totals t
+      CROSS JOIN (SELECT count(*) AS n FROM in) s CROSS JOIN best b
+    unbounded: true
+  best:
+    sql: SELECT tenant FROM totals ORDER BY total DESC LIMIT 1
+    unbounded: true
   per_window:
     sql: >
       SELECT tenant, tumble_start("@timestamp", INTERVAL '10 seconds') AS "@timestamp", count(*) AS n, sum(amount) AS total
@@ -71,6 +79,16 @@ fn totals(range: std::ops::Range<i64>) -> Vec<Value> {
         .collect()
 }
 
+/// The same out of the view `shares`, which reads another view twice, and a source.
+fn shares(range: std::ops::Range<i64>) -> Vec<Value> {
+    let totals = totals(range.clone());
+    let best = totals.iter().max_by_key(|row| row["total"].as_i64()).unwrap()["tenant"].clone();
+    let share = |row: &Value| {
+        json!({ "tenant": row["tenant"], "total": row["total"], "n": row["n"], "of_all": range.end - range.start, "best": best })
+    };
+    totals.iter().map(share).collect()
+}
+
 #[test]
 fn live_views_are_read_at_one_epoch() {
     let (lab, port) = lab();
@@ -85,6 +103,8 @@ fn live_views_are_read_at_one_epoch() {
         post(port, from..from + 100);
         let found = rows(&lab, sums);
         assert_eq!(found[0]["n"], found[0]["of_windows"]);
+        let apart = "SELECT s.tenant FROM shares s JOIN totals t ON s.tenant = t.tenant WHERE s.n <> t.n OR s.of_all < s.n";
+        assert_eq!(rows(&lab, apart), [] as [Value; 0]);
     }
 
     let ask = |kind: &str, query: &str| http(lab.api, "POST", "/v1/sql", kind, query);
@@ -132,6 +152,7 @@ fn a_view_goes_on_after_sigkill_as_if_nothing_had_happened() {
     post(port, sent..sent + 100);
     sent += 100;
     until("all are counted", || rows(&lab, "SELECT * FROM totals") == totals(0..sent));
+    assert_eq!(rows(&lab, "SELECT * FROM shares"), shares(0..sent));
     pipeline.until_metric("logdrive_buffer_messages", "in", 0.0);
     pipeline.stop();
 

@@ -138,6 +138,11 @@ pub(super) struct Arguments {
     pub(super) filters: Vec<Option<BooleanArray>>,
 }
 
+/// Where a condition is true, not NULL.
+pub(super) fn is_true(mask: &BooleanArray) -> BooleanArray {
+    if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() }
+}
+
 impl Aggregation {
     /// Evaluates everything on rows that came out of the stages before.
     pub(super) fn arguments(&self, rows: &RecordBatch) -> Result<Arguments> {
@@ -149,8 +154,7 @@ impl Aggregation {
             let mask = match &aggregate.filter {
                 Some(condition) => {
                     let mask = condition.evaluate(rows)?.into_array(rows.num_rows())?;
-                    let mask = mask.as_boolean();
-                    Some(if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() })
+                    Some(is_true(mask.as_boolean()))
                 }
                 None => None,
             };

@@ -93,7 +93,10 @@ pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, Co
     bare_names(&mut query, inputs);
     let failed = |error: DataFusionError| CompileError::from(describe(&error, &positions));
 
-    let context = SessionContext::new_with_state(session::builder().build());
+    let mut config = session::config();
+    // A subquery whose value changes is a join.
+    config.options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    let context = SessionContext::new_with_state(session::builder().with_config(config).build());
     windows::udfs().for_each(|udf| context.register_udf(udf));
     context.register_udf(windows::now());
     for Table { name, schema, .. } in inputs {

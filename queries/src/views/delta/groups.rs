@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{SortColumn, lexsort_to_indices, prep_null_mask_filter, take_record_batch};
+use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::physical_expr::window::WindowExpr;
 
-use super::super::spec::Aggregate;
+use super::super::spec::{Aggregate, is_true};
 use super::codec::{Codec, Row};
 use super::failed::good;
 use super::plan::{Group, Order, Rank};
@@ -62,7 +62,7 @@ impl Aggregates {
             column += aggregate.arguments.len();
             let mask = aggregate.filter.as_ref().map(|_| {
                 filter_column += 1;
-                prep_null_mask_filter(batch.column(filter_column - 1).as_boolean())
+                is_true(batch.column(filter_column - 1).as_boolean())
             });
             values.push(value(aggregate, arguments, mask.as_ref(), &counts)?.to_array()?);
         }

@@ -50,7 +50,7 @@ pub(super) fn bound(
     };
     // `now() - interval < other` is `now() < other + interval`.
     let other = match unaliased(time) {
-        Expr::ScalarFunction(_) => other.clone(),
+        time if is_now(time) => other.clone(),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_now(left) && !mentions_now(right) => {
             let inverse = match op {
                 Operator::Minus => Operator::Plus,

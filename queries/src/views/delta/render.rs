@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
-use arrow::compute::{is_null, or, prep_null_mask_filter};
+use arrow::compute::{is_null, or};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{JoinType, Result, internal_err};
 use datafusion::physical_plan::PhysicalExpr;
@@ -18,7 +18,7 @@ use timely::progress::Timestamp;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::health::Health;
-use super::super::spec::run;
+use super::super::spec::{is_true, run};
 use super::arranged::{self, ByKey, Keyed, SEED, batchwise};
 use super::codec::{Codec, Row};
 use super::failed::{Failures, bad, good};
@@ -283,7 +283,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         };
         let work = move |rows: &RecordBatch| {
             let mask = condition.evaluate(rows)?.into_array(rows.num_rows())?;
-            let mask = prep_null_mask_filter(mask.as_boolean());
+            let mask = is_true(mask.as_boolean());
             let passes = mask.values().iter().enumerate().filter(|(_, passes)| *passes);
             Ok(passes.map(|(idx, _)| (idx, ())).collect())
         };

@@ -59,7 +59,7 @@ pub(super) const QUERIES: &[&str] = &[
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn a_view_whose_rows_are_taken_back_equals_the_batch_answer(
@@ -117,20 +117,29 @@ fn all_queries_equal_the_batch_answer() {
         amount: (n % 4 != 0).then_some((n * 37 % 79 - 39) as f64),
     };
     let partitions = vec![(0..40).map(row).collect(), (0..40).step_by(3).map(row).collect::<Vec<_>>()];
-    for sql in QUERIES {
-        let view = view(sql, Emit::Changes).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let mut wrong = Vec::new();
+    for (idx, sql) in QUERIES.iter().enumerate() {
+        let view = match view(sql, Emit::Changes) {
+            Ok(view) => view,
+            Err(error) => {
+                wrong.push(format!("{sql}: {error:?}"));
+                continue;
+            }
+        };
         let expected = batch_answer(sql, &partitions.concat(), None);
         let all = epochs(&partitions, &[3, 1, 7]);
-        for workers in [1, 3] {
-            let outcome = Run { view: &view, workers, crashes: false, restored: None, read_at: None }.go(&all);
-            assert_eq!(outcome.stopped, None, "{sql}");
-            assert_eq!(settled(&outcome.rows, Emit::Changes), expected, "{sql}");
+        let workers = 1 + idx % 3;
+        let outcome = Run { view: &view, workers, crashes: false, restored: None, read_at: None }.go(&all);
+        let found = settled(&outcome.rows, Emit::Changes);
+        if outcome.stopped.is_some() || found != expected {
+            wrong.push(format!("{sql}: {:?}\n{found:?}\n{expected:?}", outcome.stopped));
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     /// `now()` is the time of the epoch: rows leave by themselves when it has passed them.
     #[test]
@@ -143,8 +152,11 @@ proptest! {
         let sql = "SELECT tenant, n FROM events WHERE n > 0 AND \"@timestamp\" > now() - INTERVAL '10 seconds' \
                    AND now() >= \"@timestamp\" - INTERVAL '5 seconds'";
         let view = view(sql, Emit::Changes).unwrap();
-        let all = epochs(&partitions, &cuts);
+        let mut all = epochs(&partitions, &cuts);
         let read_at = *all.keys().nth(at.index(all.len())).unwrap();
+        // The end of all input stops the clock; it comes after the time that is looked at has passed.
+        let end = *all.keys().next_back().unwrap();
+        all.extend((1..20).map(|n| (end + n * CUT_EVERY, Vec::new())));
         let outcome = Run { view: &view, workers, crashes: false, restored: None, read_at: Some(read_at) }.go(&all);
         let mut rows: Vec<String> = outcome.snapshot.values().flatten().flat_map(formatted).collect();
         rows.sort_unstable();

@@ -86,8 +86,9 @@ impl DetectorCounters for Shared {
 }
 
 impl Snapshots for Shared {
-    fn is_due(&self, _: &str, _: usize, epoch: u64) -> bool {
-        self.read_at.is_some_and(|at| at <= epoch)
+    fn is_due(&self, view: &str, _: usize, epoch: u64) -> bool {
+        // What is within a view is not asked.
+        view == "v" && self.read_at.is_some_and(|at| at <= epoch)
     }
 
     fn answer(&self, _: &str, worker: usize, _: u64, rows: Result<Vec<RecordBatch>, String>) {

@@ -500,7 +500,7 @@ fn a_row_that_fails_an_expression_does_not_take_the_others_with_it() {
 fn a_view_that_outgrows_its_limit_stops() {
     let sql = "SELECT n, count(*) AS c FROM events GROUP BY n";
     let options = ViewOptions { max_bytes: 100_000, ..options(Emit::Changes) };
-    let view = plan(sql, &[("events".into(), schema())], options.clone()).unwrap();
+    let view = plan(sql, &[events()], options.clone()).unwrap();
     let rows: Vec<Row> = (0..5_000).map(|n| row(0, "a", n)).collect();
     let later = (1..14).map(|n| (n * 1_000 + 10, batch(1, n, &[row(0, "a", 1)])));
     let epochs = at_epochs(std::iter::once((10, batch(0, 0, &rows))).chain(later).collect());
@@ -512,7 +512,7 @@ fn a_view_that_outgrows_its_limit_stops() {
     let after = at_epochs(vec![(cut + 10 - START, batch(0, 5_000, &[row(0, "a", 1)]))]);
     let goes_on = |max_bytes| {
         let options = ViewOptions { max_bytes, ..options.clone() };
-        let view = plan(sql, &[("events".into(), schema())], options).unwrap();
+        let view = plan(sql, &[events()], options).unwrap();
         let restored = Some((&outcome, cut));
         let outcome = Run { view: &view, workers: 1, crashes: false, restored, read_at: None }.go(&after);
         outcome.stopped.is_none()

@@ -103,7 +103,7 @@ fn the_reference_says_what_works() {
     let mut text = functions();
     text.push_str("\n**Queries** that are tested against the batch answer over random rows, epochs, workers and crashes:\n\n```sql\n");
     let plain = CASES.iter().map(|case| case.view).chain(ENDLESS.iter().copied());
-    let queries = plain.chain(super::delta::QUERIES.iter().copied());
+    let queries = plain.chain(delta::QUERIES.iter().copied());
     queries.for_each(|query| {
         let words: Vec<&str> = query.split_whitespace().collect();
         writeln!(text, "{};", words.join(" ")).unwrap();
