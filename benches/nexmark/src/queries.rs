@@ -30,8 +30,9 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
 ];
 
 /// Hopping windows over a table: each bid once for each window that it is in.
-const Q5_BATCH: &str = "WITH hopped AS (SELECT auction, date_bin(INTERVAL '2 seconds', date_time) - k.k * INTERVAL '2 seconds' AS w \
-     FROM bid CROSS JOIN (VALUES (0), (1), (2), (3), (4)) AS k(k)), \
+const Q5_BATCH: &str = "WITH hopped AS (SELECT auction, date_bin(INTERVAL '2 seconds', date_time) - k.k AS w \
+     FROM bid CROSS JOIN (VALUES (INTERVAL '0 seconds'), (INTERVAL '2 seconds'), (INTERVAL '4 seconds'), (INTERVAL '6 seconds'), \
+      (INTERVAL '8 seconds')) AS k(k)), \
      counts AS (SELECT auction, w, count(*) AS num FROM hopped GROUP BY auction, w) \
      SELECT c.auction, c.num FROM counts c JOIN (SELECT max(num) AS most, w FROM counts GROUP BY w) m \
      ON c.w = m.w AND c.num >= m.most";
