@@ -1,4 +1,4 @@
-//! What grows: workers, keys, fields, size, detectors, views; the lines and the pipeline of each point.
+//! What grows: workers, keys of detectors and views, fields, size, detectors, views; the lines and the pipeline of each point.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -62,6 +62,15 @@ pub(super) const SERIES: &[Series] = &[
         logarithmic: true,
         by_rate: false,
         points: keys,
+    },
+    Series {
+        name: "view-keys",
+        title: "Keys of a view",
+        what: "One view with a count and a sum per key, for ever, over the same events; every change leaves.",
+        x: "keys",
+        logarithmic: true,
+        by_rate: false,
+        points: view_keys,
     },
     Series {
         name: "fields",
@@ -134,6 +143,29 @@ fn workers(bytes: u64, _: u64) -> Vec<Point> {
 }
 
 fn keys(_: u64, most: u64) -> Vec<Point> {
+    cardinalities(most, |_, port| {
+        format!(
+            "{}detectors:\n  often: {{ type: velocity, from: in, by: [key], window: 24h, sum: n, threshold: 1000000000000000000, max_rows_per_key: 10 }}\n\
+             {DISCARD}  found: {{ type: blackhole, from: [often] }}\n",
+            source(port, KEYED)
+        )
+    })
+}
+
+fn view_keys(_: u64, most: u64) -> Vec<Point> {
+    cardinalities(most, |_, port| {
+        format!(
+            "{}views:\n  often: {{ sql: \"SELECT key, count(*) AS c, sum(n) AS total FROM \\\"in\\\" GROUP BY key\", unbounded: true, max_bytes: 32GiB }}\n\
+             {DISCARD}  found: {{ type: blackhole, from: [often] }}\n",
+            source(port, KEYED)
+        )
+    })
+}
+
+const KEYED: &str = "{ fields: { \"@timestamp\": timestamp, key: string, n: int64 } }";
+
+/// From a hundred keys to ten million.
+fn cardinalities(most: u64, pipeline: fn(&Point, u16) -> String) -> Vec<Point> {
     let line = |index: u64, point: &Point, out: &mut Vec<u8>| {
         // A prime and coprime to every number of keys here: all keys come once before one comes again.
         let key = index.wrapping_mul(1_000_003) % point.x as u64;
@@ -145,14 +177,6 @@ fn keys(_: u64, most: u64) -> Vec<Point> {
                 index / 7_200_000 % 24
             ),
         );
-    };
-    let pipeline = |_: &Point, port: u16| {
-        let schema = "{ fields: { \"@timestamp\": timestamp, key: string, n: int64 } }";
-        format!(
-            "{}detectors:\n  often: {{ type: velocity, from: in, by: [key], window: 24h, sum: n, threshold: 1000000000000000000, max_rows_per_key: 10 }}\n\
-             {DISCARD}  found: {{ type: blackhole, from: [often] }}\n",
-            source(port, schema)
-        )
     };
     (2..=7)
         .map(|power| 10_u64.pow(power))
