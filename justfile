@@ -23,6 +23,16 @@ fuzz target *args:
 bench-decode:
     cargo bench -p logdrive-benches --bench decode
 
+# That the product compiles without warnings with none of its features, and with each alone. Takes minutes.
+features:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export RUSTFLAGS="-D warnings" CARGO_TARGET_DIR=target/features
+    cargo check -p logdrive --no-default-features
+    for feature in kafka mqtt; do
+        cargo check -p logdrive --no-default-features --features "$feature"
+    done
+
 # Instruction counts of the hot kernels against the committed ones; `just guard --update` commits to new ones.
 guard *args:
     cargo run --release -p logdrive-benches --bin guard -- {{args}}

@@ -15,7 +15,7 @@ use certificates::Certificates;
 use logdrive_schemas::Batch;
 use serde_json::{Value, json};
 use support::component::Component;
-use support::proxy::{Fault, Proxy};
+use support::proxy::{FAULTS, Fault, Proxy};
 use support::{RECEIVED_AT, batch, count, deliver, deliver_at_last, sink, texts};
 
 const N_ROWS: usize = 2000;
@@ -144,13 +144,7 @@ async fn check_faults(server: &Component, name: &str) {
     );
     let (mut out, cx) = sink("elasticsearch", &yaml);
     let (mut n_sent, mut n_errors) = (0, 0);
-    for fault in [
-        Fault::Latency(Duration::from_millis(300)),
-        Fault::Bandwidth(40_000),
-        Fault::Reset,
-        Fault::HalfOpen,
-        Fault::Refuse,
-    ] {
+    for fault in FAULTS {
         out.connect().await.unwrap();
         let sent: Vec<Batch> = (0..N_BATCHES)
             .map(|n| {
@@ -183,6 +177,7 @@ async fn check_faults(server: &Component, name: &str) {
         };
         let ((rejects, n), ()) = tokio::join!(first, faulty);
         assert!(rejects.is_empty(), "{name}, {fault:?}");
+        assert!(proxy.harmed(fault) > 0, "{name}, {fault:?} met nobody");
         n_errors += n;
         server.ask("faults/_refresh").await;
         assert_eq!(server.ask("faults/_count").await["count"], n_sent, "{name}, after {fault:?}");

@@ -11,8 +11,8 @@ mod e2e_support;
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::io::stdout;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom, Write as _, stdout};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -92,6 +92,41 @@ sinks:
 "#,
         search.address
     ))
+}
+
+/// The numbered documents in a file that grows, which is read as it grows.
+struct Copies {
+    path: PathBuf,
+    /// How far it was read.
+    at: u64,
+    seen: Vec<u32>,
+    n_different: usize,
+}
+
+impl Copies {
+    fn new(lab: &Lab, n: usize) -> Self {
+        Self { path: lab.path("out.ndjson"), at: 0, seen: vec![0; n], n_different: 0 }
+    }
+
+    /// Whether all are there.
+    fn are_complete(&mut self) -> bool {
+        if let Ok(mut file) = File::open(&self.path) {
+            file.seek(SeekFrom::Start(self.at)).unwrap();
+            let (mut lines, mut line) = (BufReader::new(file), String::new());
+            while lines.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
+                let seen = &mut self.seen[seq_of(line.trim_end()).unwrap() as usize];
+                self.n_different += usize::from(*seen == 0);
+                *seen += 1;
+                self.at += line.len() as u64;
+                line.clear();
+            }
+        }
+        self.n_different == self.seen.len()
+    }
+
+    fn n_repeated(&self) -> u32 {
+        self.seen.iter().map(|n| n.saturating_sub(1)).sum()
+    }
 }
 
 /// Sends messages into the topic through a pipeline of its own, as fast as they are taken out, so that there are some
@@ -177,13 +212,7 @@ async fn members_of_a_group_are_killed_and_added_and_nothing_is_missing() {
     }
     feeder.until_stored(n_messages, &search);
     assert_eq!(search.n_documents(), n_messages, "each once");
-    for member in members.into_values() {
-        member.stop();
-    }
     let took = started.elapsed();
-
-    // Everything is committed: whoever comes next is given nothing that was there before.
-    let last = labs[3].run();
     let reader = Lab::new(&format!(
         r#"
 sources: {{ in: {{ type: kafka, endpoint: ["127.0.0.1:{PORT}"], topics: [copied], group: reader, schema: {{ fields: {{ seq: int64 }} }} }} }}
@@ -191,23 +220,25 @@ sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
 "#
     ));
     let reading = reader.run();
-    let mut seen = vec![0_u32; n_messages];
-    until_within(arrival_max(), "everything is copied", || {
-        seen.fill(0);
-        for line in reader.lines("out.ndjson") {
-            seen[seq_of(&line).unwrap() as usize] += 1;
-        }
-        seen.iter().all(|n| *n > 0)
-    });
+    let mut copies = Copies::new(&reader, n_messages);
+    until_within(arrival_max(), "everything is copied", || copies.are_complete());
+    for member in members.into_values() {
+        member.stop();
+    }
+    // Nothing comes any more.
     reading.stop();
-    let n_repeated: u32 = seen.iter().map(|n| n - 1).sum();
+    copies.are_complete();
+
+    // Everything is committed: whoever comes next is given nothing that was there before.
+    let last = labs[3].run();
     let n_again = last.metric("logdrive_source_messages_total", "source=\"in\"").unwrap_or(0.0);
     assert_eq!(n_again, 0.0, "{}", last.log());
     last.stop();
     println!(
         "{n_messages} messages in {took:?}, {n_kills} members killed: search {n_messages}, {} sent again and \
-         recognised; topic {n_messages} and {n_repeated} repeated",
-        search.n_conflicts()
+         recognised; topic {n_messages} and {} repeated",
+        search.n_conflicts(),
+        copies.n_repeated()
     );
 }
 
@@ -263,19 +294,13 @@ sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
     }
     let last = copy.run();
     // A partition is in order: what comes twice comes before the last of what comes once.
-    let mut seen = vec![0_u32; N_MESSAGES];
-    until_within(ARRIVAL_MAX, "everything is copied", || {
-        seen.fill(0);
-        for line in reader.lines("out.ndjson") {
-            seen[seq_of(&line).unwrap() as usize] += 1;
-        }
-        seen.iter().all(|n| *n > 0)
-    });
+    let mut copies = Copies::new(&reader, N_MESSAGES);
+    until_within(ARRIVAL_MAX, "everything is copied", || copies.are_complete());
     n_skipped += rows(&last, "duplicate_rows");
     last.stop();
     reading.stop();
-    let n_twice = seen.iter().filter(|n| **n > 1).count();
-    assert_eq!(n_twice, 0);
+    copies.are_complete();
+    assert_eq!(copies.n_repeated(), 0);
     println!(
         "{N_MESSAGES} messages, {N_KILLS} kills: {N_MESSAGES} copied once each, {n_skipped} repeated and skipped"
     );

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use logdrive_schemas::component::{ConfigError, Span};
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisError,
     RedisResult, TlsCertificates,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
+use socket2::TcpKeepalive;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
 use crate::error::ConnectorError;
@@ -65,7 +67,13 @@ pub(crate) fn client(
     if let Some(username) = username {
         login = login.set_username(username);
     }
-    let info = info.set_redis_settings(login);
+    // Who listens to channels says nothing, and would never notice that the server is gone.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    let info = info.set_redis_settings(login).set_tcp_settings(tcp);
     let made = match (secured, tls) {
         (false, Some(_)) => return Err(invalid("`tls` needs an `endpoint` that begins with `rediss://`")),
         (false, None) => Client::open(info),

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use logdrive_schemas::{Batch, Reject};
+use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::http_rejects::Refused;
+use crate::document::Documents;
 
 /// What a far end says about the rows of a request.
 pub(super) enum Answer {
@@ -98,4 +100,19 @@ pub(super) fn identity(batch: &Batch, row: usize) -> u128 {
     let mut id = String::new();
     batch.write_id(row, &mut id);
     xxh3_128(id.as_bytes())
+}
+
+/// What each row's document becomes, `None` if it is no JSON object, and how long it is in bytes.
+pub(super) fn objects<T>(
+    batch: &Batch,
+    mut of: impl FnMut(Option<Map<String, Value>>) -> T,
+) -> Vec<(usize, T)> {
+    let documents = Documents::new(batch);
+    let mut text = Vec::new();
+    let each = |row| {
+        text.clear();
+        documents.write(row, &mut text);
+        (text.len(), of(serde_json::from_slice(&text).ok()))
+    };
+    (0..batch.num_rows()).map(each).collect()
 }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::net::budget::ByteBudget;
 use super::net::counts::Counts;
 use super::net::expand::Compression;
+use super::net::server::Common;
 use super::net::stream::{Shared, StreamLimits, pump};
 use super::tcp::defaults;
 use crate::context::ConnectorContext;
@@ -71,10 +72,12 @@ impl Listener for Input {
         let Self { mut input, limits, cx } = *self;
         let shared = Shared {
             limits,
-            budget: ByteBudget::new(u64::MAX),
-            counts: Arc::new(Counts::new(&cx)),
-            intake,
-            shutdown: cx.shutdown.clone(),
+            common: Common {
+                budget: ByteBudget::new(u64::MAX),
+                counts: Arc::new(Counts::new(&cx)),
+                intake,
+                shutdown: cx.shutdown.clone(),
+            },
         };
         let (blocks, received) = mpsc::channel(1);
         std::thread::Builder::new()

@@ -3,26 +3,20 @@
 //! The protocol knows no acknowledgement: what a peer had sent when the process was killed, and what had not yet
 //! reached the buffer, is lost. Peers that must know use `http`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, bytes, duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
-use super::net::accept::Door;
-use super::net::budget::{ByteBudget, Gate};
-use super::net::counts::Counts;
 use super::net::expand::Compression;
 use super::net::framing::Framing;
 use super::net::listen::Listen;
-use super::net::stream::{Shared, StreamLimits, pump};
-use super::net::tls::{Security, Tls};
+use super::net::server::{Entrance, TcpServer};
+use super::net::stream::{Shared, StreamLimits};
+use super::net::tls::Tls;
 use crate::context::ConnectorContext;
-use crate::error::ConnectorError;
-use crate::source::{Intake, Listener, SourceConfig, SourceKind};
+use crate::source::{SourceConfig, SourceKind};
 
 /// Receives messages over TCP: one per line, ended by LF or CRLF, or preceded by its length (`framing`). Empty ones are
 /// skipped; a last line without its end is a message when the peer closes the connection in order.
@@ -72,7 +66,6 @@ impl Component for Tcp {
 
 impl SourceConfig for Tcp {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
-        let security = Security::load(self.tls.as_ref())?;
         let limits = StreamLimits::checked(
             self.max_line_bytes,
             self.max_buffered_bytes,
@@ -80,8 +73,14 @@ impl SourceConfig for Tcp {
             self.compression,
         )?;
         let limits = StreamLimits { framing: self.framing, ..limits };
-        let cx = cx.clone();
-        Ok(SourceKind::Listener(Box::new(TcpLines { config: self, limits, security, cx, socket: None })))
+        let entrance = Entrance {
+            listen: self.listen,
+            connections_max: self.max_connections,
+            connections_per_ip_max: self.max_connections_per_ip,
+            buffered_bytes_max: self.max_buffered_bytes_total,
+        };
+        let make = move |common| Shared { limits, common };
+        Ok(SourceKind::Listener(Box::new(TcpServer::new(entrance, self.tls.as_ref(), cx, make)?)))
     }
 }
 
@@ -111,45 +110,5 @@ pub(super) mod defaults {
 
     pub(in super::super) fn buffered_bytes_total() -> u64 {
         512 << 20
-    }
-}
-
-struct TcpLines {
-    config: Tcp,
-    limits: StreamLimits,
-    security: Security,
-    cx: ConnectorContext,
-    socket: Option<TcpListener>,
-}
-
-#[async_trait]
-impl Listener for TcpLines {
-    async fn bind(&mut self) -> Result<(), ConnectorError> {
-        self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
-        Ok(())
-    }
-
-    async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, limits, security, cx, socket } = *self;
-        let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
-        let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
-        let counts = Arc::new(Counts::new(&cx));
-        let shared = Arc::new(Shared {
-            limits,
-            budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Arc::clone(&counts),
-            intake,
-            shutdown: cx.shutdown.clone(),
-        });
-        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
-        door.serve_all(move |mut connection, peer| {
-            let shared = Arc::clone(&shared);
-            async move {
-                pump(&mut connection, peer, &shared).await;
-                connection.close().await;
-            }
-        })
-        .await;
-        Ok(())
     }
 }

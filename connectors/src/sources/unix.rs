@@ -19,6 +19,7 @@ use super::net::budget::{ByteBudget, Gate};
 use super::net::counts::Counts;
 use super::net::datagram::{Datagrams, Split};
 use super::net::expand::Compression;
+use super::net::server::Common;
 use super::net::stream::{Shared, StreamLimits, pump};
 use super::tcp::defaults;
 use crate::context::ConnectorContext;
@@ -186,37 +187,39 @@ async fn run_stream(
     let peer: Arc<str> = config.path.display().to_string().into();
     let shared = Arc::new(Shared {
         limits,
-        budget: ByteBudget::new(config.max_buffered_bytes_total),
-        counts: Arc::new(Counts::new(cx)),
-        intake,
-        shutdown: cx.shutdown.clone(),
+        common: Common {
+            budget: ByteBudget::new(config.max_buffered_bytes_total),
+            counts: Arc::new(Counts::new(cx)),
+            intake,
+            shutdown: cx.shutdown.clone(),
+        },
     });
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shared.shutdown.cancelled() => break,
+            () = shared.common.shutdown.cancelled() => break,
             accepted = socket.accept() => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                accept_failed(&error, &shared.counts).await;
+                accept_failed(&error, &shared.common.counts).await;
                 continue;
             }
         };
         let slot = match gate.enter(None) {
             Ok(slot) => slot,
             Err(full) => {
-                shared.counts.refused(full.reason(), &peer);
+                shared.common.counts.refused(full.reason(), &peer);
                 continue;
             }
         };
         let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
         tasks.spawn(async move {
-            shared.counts.connections.inc();
+            shared.common.counts.connections.inc();
             pump(stream, peer, &shared).await;
-            shared.counts.connections.dec();
+            shared.common.counts.connections.dec();
             drop(slot);
         });
     }

@@ -25,8 +25,11 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "beats",
         with: "Elastic's client go-lumber 0.1.0: plain, compressed, pipelined, mutual TLS",
-        faults: "SIGKILL; nested compression, huge windows and lengths, cut frames",
-        tests: &["pipeline/tests/beats.rs::what_was_acknowledged_arrives_although_the_binary_is_killed"],
+        faults: "SIGKILL; nested compression, huge windows and lengths, cut frames; latency, bandwidth, resets, half-open connections",
+        tests: &[
+            "pipeline/tests/beats.rs::what_was_acknowledged_arrives_although_the_binary_is_killed",
+            "connectors/tests/faults/shippers.rs::what_elastics_client_was_told_is_there",
+        ],
         ..SOURCE
     },
     Evidence {
@@ -44,8 +47,11 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "http",
         with: "HTTP/1.1 clients",
-        faults: "SIGKILL",
-        tests: &["pipeline/tests/end_to_end.rs::an_http_answer_is_a_promise_that_survives_sigkill"],
+        faults: "SIGKILL; latency, bandwidth, resets, half-open connections",
+        tests: &[
+            "pipeline/tests/end_to_end.rs::an_http_answer_is_a_promise_that_survives_sigkill",
+            "connectors/tests/faults/http.rs::what_was_answered_is_there",
+        ],
         ..SOURCE
     },
     Evidence {
@@ -64,32 +70,36 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "mqtt",
         with: "Mosquitto 2.0.11, MQTT 3.1.1 and 5",
-        faults: "SIGKILL, broker restarted, broker down at the start",
+        faults: "SIGKILL, broker restarted, broker down at the start; latency, bandwidth, resets, half-open connections",
         tests: &[
             "pipeline/tests/mqtt.rs::what_the_broker_counts_as_delivered_survives_kills",
             "pipeline/tests/mqtt.rs::a_broker_that_is_down_is_waited_for_and_nothing_is_lost_when_it_restarts",
+            "connectors/tests/faults/mqtt.rs::what_mosquitto_and_we_confirm_arrives",
         ],
         ..SOURCE
     },
     Evidence {
         name: "otlp",
         with: "OpenTelemetry Collector 0.161.0 and telemetrygen 0.161.0: gRPC, HTTP, Protobuf, JSON",
-        faults: "SIGKILL under the Collector; bombs, cut and malformed requests",
+        faults: "SIGKILL under the Collector; bombs, cut and malformed requests; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sources_net/otlp.rs::the_collector_sends",
             "connectors/tests/sources_net/otlp.rs::telemetrygen_sends",
             "pipeline/tests/otlp.rs::what_the_collector_acknowledged_arrives_although_the_binary_is_killed",
+            "connectors/tests/faults/otlp.rs::what_the_collector_and_we_acknowledge_is_there",
         ],
         ..SOURCE
     },
     Evidence {
         name: "prometheus_remote_write",
-        with: "Prometheus 2.42.0 (version 1); version 2 by hand-made requests",
-        faults: "SIGKILL under Prometheus; malformed requests, bombs",
+        with: "Prometheus 2.42.0 (version 1); the Prometheus project's client, client_golang/exp 2026-09-07 (version 2)",
+        faults: "SIGKILL under Prometheus; malformed requests, bombs; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sources_net/metrics.rs::prometheus_sends_and_is_scraped",
             "connectors/tests/sources_net/metrics.rs::remote_write_of_both_versions",
             "pipeline/tests/prometheus.rs::every_sample_of_prometheus_arrives_although_the_binary_is_killed",
+            "connectors/tests/faults/prometheus.rs::every_sample_gets_to_prometheus_and_from_it",
+            "connectors/tests/faults/prometheus.rs::what_prometheus_client_of_version_2_was_told_is_there",
         ],
         ..SOURCE
     },
@@ -112,10 +122,11 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "syslog",
         with: "rsyslog 8.2302 (UDP, TCP, TLS, RELP), syslog-ng 3.38 (UDP, TCP, TLS)",
-        faults: "RELP: SIGKILL, connections lost with messages unanswered",
+        faults: "RELP: SIGKILL, connections lost with messages unanswered; latency, bandwidth, resets, half-open connections",
         tests: &[
             "pipeline/tests/relp.rs::what_was_answered_arrives_although_the_binary_is_killed",
             "connectors/tests/sources_net/senders.rs::",
+            "connectors/tests/faults/shippers.rs::every_line_of_rsyslog_arrives_over_relp",
         ],
         ..SOURCE
     },
@@ -145,12 +156,13 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         name: "redis",
         has_log: true,
         with: "Redis 7.0.15: streams in consumer groups, channels",
-        faults: "SIGKILL of members, members added, connections closed by the server",
+        faults: "SIGKILL of members, members added, connections closed by the server; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/redis/main.rs::with_a_real_server",
             "connectors/tests/redis/source.rs::a_lost_connection_repeats_nothing",
             "connectors/tests/redis/source.rs::what_a_consumer_that_is_gone_had_pending_is_taken_over",
             "pipeline/tests/redis.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
+            "connectors/tests/faults/redis.rs::what_redis_and_we_acknowledge_is_there",
         ],
         ..SOURCE
     },
@@ -158,11 +170,12 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         name: "forward",
         with: "the Fluentd project's client for Node.js, @fluent-org/logger 1.0.10: every mode, acknowledgements, shared key \
                and users, TLS; Fluentd and Fluent Bit themselves could not be had",
-        faults: "SIGKILL; lengths and nesting that lie, expansion, broken events",
+        faults: "SIGKILL; lengths and nesting that lie, expansion, broken events; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sources_net/forward.rs::the_projects_own_client_is_understood",
             "connectors/tests/sources_net/forward.rs::hostile_frames_end_their_connection_alone",
             "pipeline/tests/forward.rs::what_was_acknowledged_arrives_although_the_binary_is_killed",
+            "connectors/tests/faults/shippers.rs::what_fluentds_client_was_told_is_there",
         ],
         ..SOURCE
     },
@@ -194,8 +207,11 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "http",
         with: "HTTP/1.1 servers",
-        faults: "a server that is away, refuses, or breaks connections",
-        tests: &["connectors/tests/sink_http_tcp.rs::"],
+        faults: "a server that is away, refuses, or breaks connections; latency, bandwidth, resets, half-open connections",
+        tests: &[
+            "connectors/tests/sink_http_tcp.rs::",
+            "connectors/tests/faults/http.rs::what_was_answered_is_there",
+        ],
         ..SINK
     },
     Evidence {
@@ -213,16 +229,21 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "mqtt",
         with: "Mosquitto 2.0.11, MQTT 3.1.1 and 5",
-        tests: &["pipeline/tests/mqtt.rs::"],
+        faults: "latency, bandwidth, resets, half-open connections",
+        tests: &[
+            "pipeline/tests/mqtt.rs::",
+            "connectors/tests/faults/mqtt.rs::what_mosquitto_and_we_confirm_arrives",
+        ],
         ..SINK
     },
     Evidence {
         name: "otlp",
         with: "OpenTelemetry Collector 0.161.0: gRPC, HTTP",
-        faults: "the Collector restarted; requests refused in part",
+        faults: "the Collector restarted; requests refused in part; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sink_otlp.rs::the_collector_gets_every_row_although_it_is_restarted",
             "connectors/tests/sink_otlp.rs::rows_that_are_refused_become_rejects_and_no_others",
+            "connectors/tests/faults/otlp.rs::what_the_collector_and_we_acknowledge_is_there",
         ],
         ..SINK
     },
@@ -239,9 +260,10 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "prometheus_remote_write",
         with: "Prometheus 2.42.0",
-        faults: "Prometheus restarted; samples that it refuses",
+        faults: "Prometheus restarted; samples that it refuses; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sink_prometheus.rs::prometheus_gets_every_sample_although_it_is_restarted",
+            "connectors/tests/faults/prometheus.rs::every_sample_gets_to_prometheus_and_from_it",
         ],
         ..SINK
     },
@@ -260,34 +282,37 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         name: "alert",
         with: "Alertmanager 0.25.0; mail to aiosmtpd 1.4.6 with STARTTLS and TLS. PagerDuty, Slack, Teams, text messages \
                and webhooks: a stand-in that checks the documented requests, never the services themselves",
-        faults: "SIGKILL, channels that are away, refuse, limit or break connections",
+        faults: "SIGKILL, channels that are away, refuse, limit or break connections; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/sink_alert/real.rs::alertmanager_shows_what_is_open_and_is_told_of_its_end",
             "connectors/tests/sink_alert/real.rs::mails_arrive_over_starttls",
             "connectors/tests/sink_alert/shapes.rs::every_channel_is_told_of_beginning_and_end_as_documented",
             "connectors/tests/sink_alert/faults.rs::a_channel_that_is_down_holds_nothing_up_and_misses_nothing",
             "pipeline/tests/alerts.rs::no_alert_is_missing_although_the_binary_is_killed_and_a_channel_is_unwell",
+            "connectors/tests/faults/alert.rs::every_alert_gets_to_alertmanager",
         ],
         ..SINK
     },
     Evidence {
         name: "redis",
         with: "Redis 7.0.15: streams, lists, channels; TLS with client certificates",
-        faults: "SIGKILL, a server that is not a master for a while",
+        faults: "SIGKILL, a server that is not a master for a while; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/redis/main.rs::with_tls_and_a_password",
             "connectors/tests/redis/sink.rs::documents_become_entries_elements_and_messages",
             "pipeline/tests/redis.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
+            "connectors/tests/faults/redis.rs::what_redis_and_we_acknowledge_is_there",
         ],
         ..SINK
     },
     Evidence {
         name: "syslog",
         with: "rsyslog 8.2302 and syslog-ng 3.38 as receivers: UDP, TCP in both framings, TLS with client certificates",
-        faults: "a receiver that is not there yet",
+        faults: "a receiver that is not there yet; latency, bandwidth (what is under way when a connection breaks may be lost)",
         tests: &[
             "connectors/tests/sink_syslog/main.rs::rsyslog_takes_it_over_udp_tcp_and_tls",
             "connectors/tests/sink_syslog/main.rs::syslog_ng_takes_it_over_udp_tcp_and_tls",
+            "connectors/tests/faults/syslog.rs::rsyslog_gets_what_no_broken_connection_took_along",
         ],
         ..SINK
     },

@@ -11,7 +11,7 @@ use crate::broker::{
     Broker, PASSWORD, PATIENCE, USER, connect, numbered, recv, recv_messages, source, texts,
 };
 use crate::sink::from_kafka;
-use crate::support::proxy::Fault;
+use crate::support::proxy::{FAULTS, Fault};
 use crate::support::{count, deliver_at_last, sink};
 
 pub(crate) async fn tls_and_passwords_are_checked_on_both_sides(broker: &Broker) {
@@ -66,55 +66,36 @@ pub(crate) async fn whatever_happens_to_connections_every_row_arrives_once(broke
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let (mut n_sent, mut n_errors) = (0, 0);
     out.connect().await.unwrap();
-    for fault in [
-        Fault::Latency(Duration::from_millis(300)),
-        Fault::Bandwidth(40_000),
-        Fault::Reset,
-        Fault::HalfOpen,
-        Fault::Refuse,
-    ] {
+    for fault in FAULTS {
         let began = Instant::now();
-        let mut is_faulty = false;
-        // Some before it, many while it lasts, some after.
-        while began.elapsed() < Duration::from_secs(6) {
-            let since = began.elapsed();
-            let should = (Duration::from_secs(1)..Duration::from_secs(4)).contains(&since);
-            if should != is_faulty {
-                is_faulty = should;
-                proxy.set(if should { fault } else { Fault::None });
-            }
-            let rows = [from_kafka(n_sent, &numbered(n_sent..n_sent + N_EACH))];
-            n_sent += N_EACH;
-            let writing = async {
+        // Some before it, many while it lasts, some after; the fault ends also if everybody waits for that.
+        let weather = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            proxy.set(fault);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            proxy.set(Fault::None);
+        };
+        let traffic = async {
+            while began.elapsed() < Duration::from_secs(6) {
+                let rows = [from_kafka(n_sent, &numbered(n_sent..n_sent + N_EACH))];
+                n_sent += N_EACH;
                 let once = match out.write(&rows[0]).await {
                     Ok(_) => out.flush(Epoch(1)).await.map(drop),
                     Err(error) => Err(error),
                 };
-                match once {
-                    Ok(()) => 0,
-                    Err(_) => {
-                        let (rejects, n) = deliver_at_last(&mut *out, &rows).await;
-                        assert!(rejects.is_empty());
-                        n + 1
-                    }
+                if once.is_err() {
+                    let (rejects, n) = deliver_at_last(&mut *out, &rows).await;
+                    assert!(rejects.is_empty());
+                    n_errors += n + 1;
                 }
-            };
-            // The fault ends also if everybody waits for that.
-            let healing = async {
-                tokio::time::sleep(Duration::from_secs(4).saturating_sub(began.elapsed())).await;
-                proxy.set(Fault::None);
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                n = writing => n_errors += n,
-                () = healing => {}
+                while let Some(chunk) = recv(&mut *back, Duration::from_millis(1)).await {
+                    texts(&[chunk]).into_iter().for_each(|text| *seen.entry(text).or_default() += 1);
+                }
             }
-            while let Some(chunk) = recv(&mut *back, Duration::from_millis(1)).await {
-                texts(&[chunk]).into_iter().for_each(|text| *seen.entry(text).or_default() += 1);
-            }
-        }
+        };
+        tokio::join!(weather, traffic);
+        assert!(proxy.harmed(fault) > 0, "{fault:?} met nobody");
     }
-    proxy.set(Fault::None);
     let deadline = Instant::now() + PATIENCE;
     while seen.len() < n_sent {
         assert!(Instant::now() < deadline, "{} of {n_sent}", seen.len());

@@ -6,10 +6,15 @@ use std::sync::Mutex;
 
 /// The program, or why there is none.
 pub(crate) fn lumber() -> Result<PathBuf, String> {
+    program("lumber")
+}
+
+/// A program in Go of a folder beside this one, or why there is none.
+pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lumber");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../connectors/tests/lumber");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../connectors/tests").join(name);
     let built = Command::new("go").arg("build").arg("-o").arg(&program).arg(".").current_dir(folder).output();
     match built {
         Ok(output) if output.status.success() => Ok(program),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
 use crate::components::Component;
-use crate::support::{Collected, eventually, next, request, start, start_on_port};
+use crate::support::{Collected, eventually, exchange, next, request, start, start_on_port};
 
 fn documents(messages: &[Vec<u8>]) -> Vec<Value> {
     messages.iter().filter_map(|m| serde_json::from_slice(m).ok()).collect()
@@ -201,6 +201,22 @@ async fn remote_write_that_cannot_be_taken() {
     assert_eq!(running.refused("buffer_full"), 1);
     next(&mut received).await;
     drop(received);
+    running.stop().await;
+}
+
+/// What Prometheus is answered with 408 it forgets.
+#[tokio::test]
+async fn remote_write_that_comes_too_slowly_may_come_again() {
+    let (collected, intake) = Collected::all();
+    let yaml = "{type: prometheus_remote_write, listen: \"127.0.0.1:PORT\", body_timeout: 50ms}";
+    let (running, addr) = start_on_port(yaml, &intake).await;
+    let begun = format!(
+        "POST /api/v1/write HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n{HEADERS}\r\nbegun"
+    );
+    let answer = exchange(addr, begun.as_bytes()).await;
+    assert_eq!((answer.status, answer.head.contains("retry-after: 1")), (503, true), "{}", answer.head);
+    assert_eq!(running.refused("body_timeout"), 1);
+    assert_eq!(collected.len(), 0);
     running.stop().await;
 }
 

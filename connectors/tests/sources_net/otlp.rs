@@ -36,7 +36,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::certificates::Certificates;
 use crate::components::{self, Component};
-use crate::support::{Collected, eventually, gzip, next, request, start_on_port};
+use crate::support::{Collected, eventually, exchange, gzip, next, request, start_on_port};
 
 const OTLP: &str = "{type: otlp, listen: \"127.0.0.1:PORT\"}";
 const PROTO: &str = "Content-Type: application/x-protobuf\r\n";
@@ -618,6 +618,20 @@ async fn tls_with_client_certificates() {
         assert!(refused, "{stranger:?}");
     }
     assert_eq!(collected.len(), 3);
+    running.stop().await;
+}
+
+/// A sender forgets what is answered with 408.
+#[tokio::test]
+async fn what_comes_too_slowly_may_come_again() {
+    let (collected, intake) = Collected::all();
+    let yaml = "{type: otlp, listen: \"127.0.0.1:PORT\", body_timeout: 50ms}";
+    let (running, addr) = start_on_port(yaml, &intake).await;
+    let head = "POST /v1/logs HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n";
+    let answer = exchange(addr, format!("{head}{JSON}\r\n{{").as_bytes()).await;
+    assert_eq!((answer.status, answer.head.contains("retry-after: 1")), (503, true), "{}", answer.head);
+    assert_eq!(running.refused("body_timeout"), 1);
+    assert_eq!(collected.len(), 0);
     running.stop().await;
 }
 

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{SockRef, Socket};
@@ -32,11 +33,44 @@ pub(crate) enum Fault {
     Refuse,
 }
 
+/// Everything that can be wrong. Resets follow half-open connections, so that who waits on one for minutes gets away.
+pub(crate) const FAULTS: [Fault; 5] = [
+    Fault::Latency(Duration::from_millis(300)),
+    Fault::Bandwidth(40_000),
+    Fault::HalfOpen,
+    Fault::Reset,
+    Fault::Refuse,
+];
+
+impl Fault {
+    fn number(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Latency(_) => 1,
+            Self::Bandwidth(_) => 2,
+            Self::Reset => 3,
+            Self::HalfOpen => 4,
+            Self::Refuse => 5,
+        }
+    }
+}
+
 /// The proxy. It ends, with all connections, when dropped.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     fault: watch::Sender<Fault>,
+    harm: Harm,
     _task: JoinSet<()>,
+}
+
+/// How often each fault has done something: delayed or choked a piece, broken or swallowed a connection.
+#[derive(Clone, Default)]
+struct Harm(Arc<[AtomicUsize; 6]>);
+
+impl Harm {
+    fn done(&self, fault: Fault) {
+        self.0[fault.number()].fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Proxy {
@@ -52,19 +86,27 @@ impl Proxy {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (fault, watched) = watch::channel(Fault::None);
+        let harm = Harm::default();
+        let counted = harm.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(connection(client, upstream, tls.clone(), watched.clone()));
+                let (watched, counted) = (watched.clone(), counted.clone());
+                connections.spawn(connection(client, upstream, tls.clone(), watched, counted));
             }
         });
-        Self { address, fault, _task: task }
+        Self { address, fault, harm, _task: task }
     }
 
     pub(crate) fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
+    }
+
+    /// How often a fault has done something so far.
+    pub(crate) fn harmed(&self, fault: Fault) -> usize {
+        self.harm.0[fault.number()].load(Ordering::Relaxed)
     }
 }
 
@@ -86,10 +128,12 @@ async fn connection(
     upstream: SocketAddr,
     tls: Option<TlsAcceptor>,
     fault: watch::Receiver<Fault>,
+    harm: Harm,
 ) {
     let mut ends: Vec<Socket> = vec![SockRef::from(&client).try_clone().unwrap()];
     let going = async {
         if *fault.borrow() == Fault::Refuse {
+            harm.done(Fault::Refuse);
             return true;
         }
         let Ok(server) = TcpStream::connect(upstream).await else { return true };
@@ -97,9 +141,9 @@ async fn connection(
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
         match tls {
-            None => forward(client, server, &fault).await,
+            None => forward(client, server, &fault, &harm).await,
             Some(tls) => match tls.accept(client).await {
-                Ok(client) => forward(client, server, &fault).await,
+                Ok(client) => forward(client, server, &fault, &harm).await,
                 Err(_) => false,
             },
         }
@@ -112,7 +156,7 @@ async fn connection(
 }
 
 /// Whether it is to end with a reset.
-async fn forward<C>(client: C, server: TcpStream, fault: &watch::Receiver<Fault>) -> bool
+async fn forward<C>(client: C, server: TcpStream, fault: &watch::Receiver<Fault>, harm: &Harm) -> bool
 where
     C: AsyncRead + AsyncWrite,
 {
@@ -123,11 +167,14 @@ where
     tokio::select! {
         (one, two) = async {
             tokio::join!(
-                pump(client_read, server_write, fault.clone()),
-                pump(server_read, client_write, fault.clone()),
+                pump(client_read, server_write, fault.clone(), harm),
+                pump(server_read, client_write, fault.clone(), harm),
             )
         } => one || two,
-        () = until(&mut watched, &ends) => true,
+        fault = until(&mut watched, &ends) => {
+            harm.done(fault);
+            true
+        }
     }
 }
 
@@ -136,6 +183,7 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut fault: watch::Receiver<Fault>,
+    harm: &Harm,
 ) -> bool {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -145,7 +193,10 @@ async fn pump(
         };
         let read = tokio::select! {
             read = from.read(&mut buffer[..max]) => read,
-            () = until(&mut fault, &[Fault::HalfOpen]) => std::future::pending().await,
+            fault = until(&mut fault, &[Fault::HalfOpen]) => {
+                harm.done(fault);
+                std::future::pending().await
+            }
         };
         let n = match read {
             Ok(0) => {
@@ -156,6 +207,7 @@ async fn pump(
             Err(_) => return true,
         };
         let now = *fault.borrow();
+        harm.done(now);
         match now {
             Fault::Latency(delay) => tokio::time::sleep(delay).await,
             Fault::Bandwidth(bytes) => {
@@ -171,8 +223,10 @@ async fn pump(
 }
 
 /// Until the fault is one of these; for ever, if the proxy is gone.
-async fn until(fault: &mut watch::Receiver<Fault>, these: &[Fault]) {
-    if fault.wait_for(|fault| these.contains(fault)).await.is_err() {
-        std::future::pending::<()>().await;
+async fn until(fault: &mut watch::Receiver<Fault>, these: &[Fault]) -> Fault {
+    let found = fault.wait_for(|fault| these.contains(fault)).await.map(|fault| *fault);
+    match found {
+        Ok(found) => found,
+        Err(_) => std::future::pending().await,
     }
 }

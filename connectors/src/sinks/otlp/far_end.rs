@@ -20,6 +20,9 @@ use crate::sinks::pending::Answer;
 /// What gRPC servers say of a request that is larger than they take.
 const TOO_LARGE: &str = "larger than max";
 
+/// The kind of trouble that a request without an answer is.
+pub(super) const TIMEOUT: &str = "timeout";
+
 /// Where log records go.
 pub(super) enum FarEnd {
     Grpc { client: Box<LogsServiceClient<Channel>>, headers: HeaderMap },
@@ -87,7 +90,7 @@ fn refused(status: &Status, endpoint: &str) -> Result<Answer, Trouble> {
         }
         // What becomes of a connection that breaks.
         Code::Unknown | Code::Internal => ("broken", ConnectorError::disconnected(endpoint, why())),
-        Code::DeadlineExceeded | Code::Cancelled => ("timeout", busy()),
+        Code::DeadlineExceeded | Code::Cancelled => (TIMEOUT, busy()),
         _ => ("busy", busy()),
     };
     tracing::debug!(code = ?status.code(), message = status.message(), "Log records were not taken.");
@@ -103,7 +106,7 @@ async fn post(
 ) -> Result<Answer, Trouble> {
     let busy = |after| ConnectorError::Busy { endpoint: endpoint.to_owned(), after };
     let no_answer = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
-        true => Trouble { kind: "timeout", error: busy(None) },
+        true => Trouble { kind: TIMEOUT, error: busy(None) },
         false => Trouble { kind: "unreachable", error: ConnectorError::disconnected(endpoint, error) },
     };
     let mut response = client.post(url.clone()).body(body).send().await.map_err(no_answer)?;

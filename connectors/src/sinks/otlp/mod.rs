@@ -18,7 +18,6 @@ use prost::Message as _;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use url::Url;
@@ -26,13 +25,12 @@ use url::Url;
 use super::http::HttpBatch;
 use super::http_auth::{Auth, Secret, Tls, add_headers, client, invalid, parse_url};
 use super::http_rejects::{Refused, merge};
-use super::pending::{Answer, Parts, Pending};
+use super::pending::{Answer, Parts, Pending, objects};
 use crate::context::ConnectorContext;
-use crate::document::Documents;
 use crate::error::ConnectorError;
 use crate::metrics::Metrics;
 use crate::sink::{FlushPolicy, Guarantee, Reads, Sink, SinkConfig};
-use far_end::FarEnd;
+use far_end::{FarEnd, TIMEOUT};
 use record::Record;
 
 /// How OTLP travels.
@@ -185,7 +183,7 @@ struct OtlpSink {
     config: Otlp,
     endpoint: String,
     url: Url,
-    /// Made at the first `connect`: a channel needs the runtime.
+    /// Made by `connect`: a channel needs the runtime.
     far_end: Option<FarEnd>,
     name: Arc<str>,
     max_bytes: usize,
@@ -221,26 +219,13 @@ impl OtlpSink {
         let answer = far_end.send(request, records.len(), &self.endpoint).await;
         answer.map_err(|trouble| {
             self.metrics.sink_errors.with_label_values(&[&*self.name, trouble.kind]).inc();
+            if trouble.kind == TIMEOUT {
+                // A channel goes on with a connection whose far end is gone without a word.
+                self.far_end = None;
+            }
             trouble.error
         })
     }
-}
-
-/// What each row becomes, and how long its document is.
-fn records(batch: &Batch) -> Vec<(usize, Option<Record>)> {
-    let documents = Documents::new(batch);
-    let mut text = Vec::new();
-    let of = |row| {
-        text.clear();
-        documents.write(row, &mut text);
-        match serde_json::from_slice(&text) {
-            Ok(Value::Object(found)) => {
-                (text.len(), Some(record::of_document(found, batch.origin().received_at)))
-            }
-            _ => (text.len(), None),
-        }
-    };
-    (0..batch.num_rows()).map(of).collect()
 }
 
 /// One request of these records, grouped by where they come from.
@@ -276,7 +261,9 @@ impl Sink for OtlpSink {
 
     async fn write(&mut self, batch: &Batch) -> Result<Option<Batch>, ConnectorError> {
         self.pending.begin(batch);
-        for (row, (n_bytes, record)) in records(batch).into_iter().enumerate() {
+        let received_at = batch.origin().received_at;
+        let records = objects(batch, |found| Some(record::of_document(found?, received_at)));
+        for (row, (n_bytes, record)) in records.into_iter().enumerate() {
             match record {
                 Some(record) => self.pending.push(row, record, n_bytes),
                 None => {

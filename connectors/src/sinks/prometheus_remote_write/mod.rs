@@ -15,15 +15,13 @@ use reqwest::Client;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 use url::Url;
 
 use super::http::{HttpBatch, read_some};
 use super::http_auth::{Auth, Secret, Tls, add_headers, client, invalid, parse_url, retry_after};
 use super::http_rejects::{Refused, excerpt, merge};
-use super::pending::{Answer, Parts, Pending, identity};
+use super::pending::{Answer, Parts, Pending, identity, objects};
 use crate::context::ConnectorContext;
-use crate::document::Documents;
 use crate::error::ConnectorError;
 use crate::metrics::Metrics;
 use crate::prometheus::remote::{Label, Sample, TimeSeries, WriteRequest};
@@ -208,22 +206,6 @@ fn request(rows: &[Vec<Point>]) -> WriteRequest {
     WriteRequest { timeseries }
 }
 
-/// What each row becomes, and how long its document is.
-fn samples(batch: &Batch) -> Vec<(usize, Result<Vec<Point>, &'static str>)> {
-    let documents = Documents::new(batch);
-    let mut text = Vec::new();
-    let of = |row| {
-        text.clear();
-        documents.write(row, &mut text);
-        let points = match serde_json::from_slice(&text) {
-            Ok(Value::Object(found)) => series::points(&found, batch.origin().received_at),
-            _ => Err("metric_no_object: the row is no JSON object"),
-        };
-        (text.len(), points)
-    };
-    (0..batch.num_rows()).map(of).collect()
-}
-
 #[async_trait]
 impl Sink for RemoteWrite {
     async fn connect(&mut self) -> Result<(), ConnectorError> {
@@ -235,7 +217,11 @@ impl Sink for RemoteWrite {
 
     async fn write(&mut self, batch: &Batch) -> Result<Option<Batch>, ConnectorError> {
         self.pending.begin(batch);
-        for (row, (n_bytes, points)) in samples(batch).into_iter().enumerate() {
+        let received_at = batch.origin().received_at;
+        let samples = objects(batch, |found| {
+            series::points(&found.ok_or("metric_no_object: the row is no JSON object")?, received_at)
+        });
+        for (row, (n_bytes, points)) in samples.into_iter().enumerate() {
             if !self.confirmed.is_empty() && self.confirmed.contains(&identity(batch, row)) {
                 continue;
             }

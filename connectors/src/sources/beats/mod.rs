@@ -9,26 +9,20 @@
 pub mod frames;
 mod session;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, Span, bytes, duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use self::frames::FrameLimits;
 use self::session::Shared;
-use super::net::accept::Door;
-use super::net::budget::{ByteBudget, Gate};
-use super::net::counts::Counts;
 use super::net::listen::Listen;
-use super::net::tls::{Security, Tls};
+use super::net::server::{Entrance, TcpServer};
+use super::net::tls::Tls;
 use super::tcp::defaults;
 use crate::context::ConnectorContext;
-use crate::error::ConnectorError;
-use crate::source::{Intake, Listener, SourceConfig, SourceKind};
+use crate::source::{SourceConfig, SourceKind};
 
 /// The largest event that can be configured: a group of messages must stay below 64 MiB.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
@@ -127,54 +121,20 @@ impl Component for Beats {
 impl SourceConfig for Beats {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
         self.checked()?;
-        let security = Security::load(self.tls.as_ref())?;
-        let cx = cx.clone();
-        Ok(SourceKind::Listener(Box::new(BeatsServer { config: self, security, cx, socket: None })))
-    }
-}
-
-struct BeatsServer {
-    config: Beats,
-    security: Security,
-    cx: ConnectorContext,
-    socket: Option<TcpListener>,
-}
-
-#[async_trait]
-impl Listener for BeatsServer {
-    async fn bind(&mut self) -> Result<(), ConnectorError> {
-        self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
-        Ok(())
-    }
-
-    async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, security, cx, socket } = *self;
-        let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
-        let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
-        let counts = Arc::new(Counts::new(&cx));
-        let shared = Arc::new(Shared {
-            message_bytes_max: config.max_message_bytes as usize,
-            limits: FrameLimits {
-                window_max: config.max_window,
-                expanded_bytes_max: config.max_expanded_bytes,
-            },
-            unanswered_bytes_max: config.max_unacknowledged_bytes,
-            idle_timeout: Some(config.idle_timeout).filter(|idle| !idle.is_zero()),
-            keep_alive: config.keep_alive,
-            budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Arc::clone(&counts),
-            intake,
-            shutdown: cx.shutdown.clone(),
-        });
-        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
-        door.serve_all(move |mut connection, peer| {
-            let shared = Arc::clone(&shared);
-            async move {
-                shared.serve(&mut connection, &peer).await;
-                connection.close().await;
-            }
-        })
-        .await;
-        Ok(())
+        let entrance = Entrance {
+            listen: self.listen,
+            connections_max: self.max_connections,
+            connections_per_ip_max: self.max_connections_per_ip,
+            buffered_bytes_max: self.max_buffered_bytes_total,
+        };
+        let make = move |common| Shared {
+            message_bytes_max: self.max_message_bytes as usize,
+            limits: FrameLimits { window_max: self.max_window, expanded_bytes_max: self.max_expanded_bytes },
+            unanswered_bytes_max: self.max_unacknowledged_bytes,
+            idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
+            keep_alive: self.keep_alive,
+            common,
+        };
+        Ok(SourceKind::Listener(Box::new(TcpServer::new(entrance, self.tls.as_ref(), cx, make)?)))
     }
 }

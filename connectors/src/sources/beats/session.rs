@@ -5,15 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncRead;
-use tokio_util::sync::CancellationToken;
 
 use super::frames::{Frame, FrameLimits, Frames};
-use crate::source::Intake;
 use crate::sources::net::answers::{Deliveries, answers};
-use crate::sources::net::budget::ByteBudget;
 use crate::sources::net::collect::Collect;
-use crate::sources::net::counts::Counts;
 use crate::sources::net::inlet::{End, Inlet, run_halves, write_answers};
+use crate::sources::net::server::{Common, Serve};
 use crate::sources::net::tls::Connection;
 
 /// A group of events is handed over at this size, although the window goes on.
@@ -26,21 +23,18 @@ pub(super) struct Shared {
     pub(super) unanswered_bytes_max: u64,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) keep_alive: Duration,
-    pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Arc<Counts>,
-    pub(super) intake: Intake,
-    pub(super) shutdown: CancellationToken,
+    pub(super) common: Common,
 }
 
-impl Shared {
-    /// Serves one connection until it ends.
-    pub(super) async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
+impl Serve for Shared {
+    async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
         let (reader, writer) = tokio::io::split(connection);
-        let (deliveries, answers) = answers(self.unanswered_bytes_max, &self.intake, &self.counts, peer);
+        let Common { budget, counts, intake, shutdown } = &self.common;
+        let (deliveries, answers) = answers(self.unanswered_bytes_max, intake, counts, peer);
         // Version 1 knows no answer that acknowledges nothing.
         let understands_zero = AtomicBool::new(false);
         let session = Session {
-            inlet: Inlet::new(reader, &self.budget, self.idle_timeout, &self.shutdown),
+            inlet: Inlet::new(reader, budget, self.idle_timeout, shutdown),
             deliveries,
             frames: Frames::new(self.limits),
             collect: Collect::new(self.message_bytes_max),
@@ -52,8 +46,8 @@ impl Shared {
         };
         let sign = || understands_zero.load(Ordering::Relaxed).then(|| acknowledgement(2, 0));
         let writing = write_answers(answers, writer, Some((self.keep_alive, sign)), b"");
-        if let End::Refused(reason) = run_halves(session.run(), writing, &self.shutdown).await {
-            self.counts.refused(reason, peer);
+        if let End::Refused(reason) = run_halves(session.run(), writing, shutdown).await {
+            counts.refused(reason, peer);
         }
     }
 }

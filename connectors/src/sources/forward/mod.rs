@@ -12,28 +12,22 @@ pub mod msgpack;
 mod session;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use logdrive_schemas::component::{Component, ConfigError, Span, bytes, duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use self::frames::Shape;
 use self::handshake::Keys;
 use self::session::Shared;
-use super::net::accept::Door;
-use super::net::budget::{ByteBudget, Gate};
-use super::net::counts::Counts;
 use super::net::listen::Listen;
-use super::net::tls::{Security, Tls};
+use super::net::server::{Entrance, TcpServer};
+use super::net::tls::Tls;
 use super::tcp::defaults;
 use crate::context::ConnectorContext;
-use crate::error::ConnectorError;
 use crate::sinks::Secret;
-use crate::source::{Intake, Listener, SourceConfig, SourceKind};
+use crate::source::{SourceConfig, SourceKind};
 
 /// The largest message that can be configured: a group of messages must stay below 64 MiB.
 const MESSAGE_BYTES_MAX: u64 = 16 << 20;
@@ -158,58 +152,27 @@ impl Component for Forward {
 impl SourceConfig for Forward {
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
         self.checked()?;
-        let security = Security::load(self.tls.as_ref())?;
-        let cx = cx.clone();
-        Ok(SourceKind::Listener(Box::new(ForwardServer { config: self, security, cx, socket: None })))
-    }
-}
-
-struct ForwardServer {
-    config: Forward,
-    security: Security,
-    cx: ConnectorContext,
-    socket: Option<TcpListener>,
-}
-
-#[async_trait]
-impl Listener for ForwardServer {
-    async fn bind(&mut self) -> Result<(), ConnectorError> {
-        self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
-        Ok(())
-    }
-
-    async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, security, cx, socket } = *self;
-        let socket = socket.ok_or_else(|| ConnectorError::refused(config.listen.to_string(), "not bound"))?;
-        let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
-        let counts = Arc::new(Counts::new(&cx));
+        let entrance = Entrance {
+            listen: self.listen,
+            connections_max: self.max_connections,
+            connections_per_ip_max: self.max_connections_per_ip,
+            buffered_bytes_max: self.max_buffered_bytes_total,
+        };
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let (users, hostname) = (config.users, config.self_hostname);
-        let shared = Arc::new(Shared {
+        let (users, hostname) = (self.users, self.self_hostname);
+        let make = move |common| Shared {
             shape: Shape {
-                tag_key: config.tag_key,
-                time_key: config.time_key,
-                expanded_bytes_max: size(config.max_expanded_bytes),
+                tag_key: self.tag_key,
+                time_key: self.time_key,
+                expanded_bytes_max: size(self.max_expanded_bytes),
             },
-            keys: config.shared_key.map(|shared_key| Keys { shared_key, users, hostname }),
-            message_bytes_max: size(config.max_message_bytes),
-            frame_bytes_max: size(config.max_chunk_bytes),
-            unanswered_bytes_max: config.max_unacknowledged_bytes,
-            idle_timeout: Some(config.idle_timeout).filter(|idle| !idle.is_zero()),
-            budget: ByteBudget::new(config.max_buffered_bytes_total),
-            counts: Arc::clone(&counts),
-            intake,
-            shutdown: cx.shutdown.clone(),
-        });
-        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
-        door.serve_all(move |mut connection, peer| {
-            let shared = Arc::clone(&shared);
-            async move {
-                shared.serve(&mut connection, &peer).await;
-                connection.close().await;
-            }
-        })
-        .await;
-        Ok(())
+            keys: self.shared_key.map(|shared_key| Keys { shared_key, users, hostname }),
+            message_bytes_max: size(self.max_message_bytes),
+            frame_bytes_max: size(self.max_chunk_bytes),
+            unanswered_bytes_max: self.max_unacknowledged_bytes,
+            idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
+            common,
+        };
+        Ok(SourceKind::Listener(Box::new(TcpServer::new(entrance, self.tls.as_ref(), cx, make)?)))
     }
 }

@@ -4,17 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncRead;
-use tokio_util::sync::CancellationToken;
 
 use super::frames::{Frame, Shape};
 use super::handshake::{Handshake, Keys, acknowledgement};
 use super::msgpack::{Malformed, Scan};
-use crate::source::Intake;
 use crate::sources::net::answers::{Deliveries, answers};
-use crate::sources::net::budget::ByteBudget;
 use crate::sources::net::collect::Collect;
-use crate::sources::net::counts::Counts;
 use crate::sources::net::inlet::{End, Inlet, run_halves, write_answers};
+use crate::sources::net::server::{Common, Serve};
 use crate::sources::net::tls::Connection;
 
 /// A group of messages is handed over at this size, although the frame goes on.
@@ -30,20 +27,17 @@ pub(super) struct Shared {
     pub(super) frame_bytes_max: usize,
     pub(super) unanswered_bytes_max: u64,
     pub(super) idle_timeout: Option<Duration>,
-    pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Arc<Counts>,
-    pub(super) intake: Intake,
-    pub(super) shutdown: CancellationToken,
+    pub(super) common: Common,
 }
 
-impl Shared {
-    /// Serves one connection until it ends.
-    pub(super) async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
+impl Serve for Shared {
+    async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
         let (reader, writer) = tokio::io::split(connection);
-        let (deliveries, answers) = answers(self.unanswered_bytes_max, &self.intake, &self.counts, peer);
+        let Common { budget, counts, intake, shutdown } = &self.common;
+        let (deliveries, answers) = answers(self.unanswered_bytes_max, intake, counts, peer);
         let session = Session {
             shared: self,
-            inlet: Inlet::new(reader, &self.budget, self.idle_timeout, &self.shutdown),
+            inlet: Inlet::new(reader, budget, self.idle_timeout, shutdown),
             deliveries,
             collect: Collect::new(self.message_bytes_max),
             scratch: Vec::new(),
@@ -52,8 +46,8 @@ impl Shared {
             peer,
         };
         let writing = write_answers(answers, writer, None::<(Duration, fn() -> Option<Vec<u8>>)>, b"");
-        if let End::Refused(reason) = run_halves(session.run(), writing, &self.shutdown).await {
-            self.counts.refused(reason, peer);
+        if let End::Refused(reason) = run_halves(session.run(), writing, shutdown).await {
+            counts.refused(reason, peer);
         }
     }
 }
@@ -134,7 +128,7 @@ impl<R: AsyncRead + Unpin> Session<'_, R> {
                 self.deliveries.hand_over(self.collect.take(), Vec::new()).await?;
             }
         }
-        shared.counts.rejected("malformed_event", frame.n_malformed(), self.peer);
+        shared.common.counts.rejected("malformed_event", frame.n_malformed(), self.peer);
         // One event may have been large.
         self.scratch = Vec::new();
         let answer = frame.chunk().map(acknowledgement).unwrap_or_default();

@@ -20,6 +20,7 @@ pub mod lines;
 pub(crate) mod listen;
 pub mod protobuf;
 pub(crate) mod room;
+pub(crate) mod server;
 pub(crate) mod stream;
 pub(crate) mod tls;
 pub(crate) mod web;

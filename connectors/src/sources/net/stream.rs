@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use logdrive_schemas::component::{ConfigError, Span};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::DRAIN_MAX;
-use super::budget::{ByteBudget, HeldBytes};
-use super::counts::Counts;
+use super::budget::HeldBytes;
 use super::expand::{Compression, Expander, sniff};
 use super::framing::{Framer, Framing};
 use super::lines::Group;
 use super::room::READ_MIN;
-use crate::source::{Intake, NotDurable, Received};
+use super::server::{Common, Serve};
+use super::tls::Connection;
+use crate::source::{NotDurable, Received};
 
 /// No single read is larger.
 const READ_MAX: usize = 256 << 10;
@@ -75,10 +75,13 @@ impl StreamLimits {
 /// What the connections of one source share.
 pub(crate) struct Shared {
     pub(crate) limits: StreamLimits,
-    pub(crate) budget: Arc<ByteBudget>,
-    pub(crate) counts: Arc<Counts>,
-    pub(crate) intake: Intake,
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) common: Common,
+}
+
+impl Serve for Shared {
+    async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
+        pump(connection, Arc::clone(peer), self).await;
+    }
 }
 
 /// How a stream ended.
@@ -104,7 +107,7 @@ pub(crate) async fn pump<R: AsyncRead + Unpin>(reader: R, peer: Arc<str>, shared
         reader,
         shared,
         framer: Framer::new(shared.limits.framing, shared.limits.line_bytes_max),
-        held: HeldBytes::none(&shared.budget),
+        held: HeldBytes::none(&shared.common.budget),
         decoder_bytes: 0,
         read_bytes: READ_MIN,
         n_drained: 0,
@@ -227,7 +230,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
     /// holds no more than the line that has begun.
     async fn read(&mut self, mut into: Option<&mut Vec<u8>>) -> Result<usize, End> {
         let shared = self.shared;
-        let stopping = shared.shutdown.is_cancelled();
+        let stopping = shared.common.shutdown.is_cancelled();
         if stopping {
             let until = *self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
             if self.n_drained >= DRAIN_BYTES_MAX || Instant::now() >= until {
@@ -235,7 +238,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             }
         }
         let mut stopped = pin!(async {
-            shared.shutdown.cancelled().await;
+            shared.common.shutdown.cancelled().await;
             sleep(DRAIN_QUIET).await;
         });
         let mut silent = pin!(shared.limits.idle_timeout.map(sleep));
@@ -283,19 +286,19 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
     }
 
     async fn hand_over(&self, group: Group) -> Result<(), End> {
-        self.shared.counts.rejected("line_too_long", group.n_too_long, &self.peer);
-        self.shared.counts.received(&group.messages);
+        self.shared.common.counts.rejected("line_too_long", group.n_too_long, &self.peer);
+        self.shared.common.counts.received(&group.messages);
         let peer = Some(Arc::clone(&self.peer));
         let received =
             Received { data: group.data, messages: group.messages, peer, attributes: None, ack: None };
-        Ok(self.shared.intake.send(received).await?)
+        Ok(self.shared.common.intake.send(received).await?)
     }
 
     /// Gives up the line that has begun.
     async fn cut(&mut self, reason: &'static str) -> Result<(), End> {
         match self.framer.cut() {
             Some(group) => {
-                self.shared.counts.rejected(reason, 1, &self.peer);
+                self.shared.common.counts.rejected(reason, 1, &self.peer);
                 self.hand_over(group).await
             }
             None => Ok(()),
@@ -313,7 +316,7 @@ impl<R: AsyncRead + Unpin> Stream<'_, R> {
             }
             End::Broken(reason) => {
                 if !matches!(reason, "shutdown" | "connection_lost") {
-                    self.shared.counts.refused(reason, &self.peer);
+                    self.shared.common.counts.refused(reason, &self.peer);
                 }
                 self.cut("line_cut_off").await
             }

@@ -110,8 +110,9 @@ impl From<BodyError> for Failure {
                 Code::ResourceExhausted,
                 "other requests hold all the memory",
             ),
+            // Not 408: a sender forgets what is answered with it.
             BodyError::Slow => {
-                Self::new(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, "the body took too long")
+                Self::later(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "the body took too long")
             }
             BodyError::UnknownEncoding => Self::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

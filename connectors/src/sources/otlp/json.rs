@@ -261,12 +261,17 @@ impl FromJson for Status {
     }
 }
 
+/// A number, which has one of two names.
+fn measured<T>(of: Members<'_>, int: fn(i64) -> T, double: fn(f64) -> T) -> Read<Option<T>> {
+    match of.get("asInt") {
+        Some(value) => Ok(Some(int(integer("asInt", value)?))),
+        None => Ok(of.float("asDouble")?.map(double)),
+    }
+}
+
 impl FromJson for Exemplar {
     fn from_json(of: Members<'_>) -> Read<Self> {
-        let value = match of.get("asInt") {
-            Some(value) => Some(exemplar::Value::AsInt(integer("asInt", value)?)),
-            None => of.float("asDouble")?.map(exemplar::Value::AsDouble),
-        };
+        let value = measured(of, exemplar::Value::AsInt, exemplar::Value::AsDouble)?;
         Ok(Self {
             filtered_attributes: of.all("filteredAttributes")?,
             time_unix_nano: of.number("timeUnixNano")?,
@@ -279,10 +284,7 @@ impl FromJson for Exemplar {
 
 impl FromJson for NumberDataPoint {
     fn from_json(of: Members<'_>) -> Read<Self> {
-        let value = match of.get("asInt") {
-            Some(value) => Some(number_data_point::Value::AsInt(integer("asInt", value)?)),
-            None => of.float("asDouble")?.map(number_data_point::Value::AsDouble),
-        };
+        let value = measured(of, number_data_point::Value::AsInt, number_data_point::Value::AsDouble)?;
         Ok(Self {
             attributes: of.all("attributes")?,
             start_time_unix_nano: of.number("startTimeUnixNano")?,

@@ -91,7 +91,7 @@ pub struct Otlp {
     #[serde(default = "Otlp::header_timeout_default", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub header_timeout: Duration,
-    /// A request that is not complete after this long is refused.
+    /// A request that is not complete after this long is asked to come again.
     #[serde(default = "Otlp::body_timeout_default", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub body_timeout: Duration,

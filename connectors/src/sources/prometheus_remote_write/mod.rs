@@ -71,7 +71,7 @@ pub struct PrometheusRemoteWrite {
     #[serde(default = "PrometheusRemoteWrite::minute", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub header_timeout: Duration,
-    /// A body that is not complete after this long is refused.
+    /// A request whose body is not complete after this long is answered with 503.
     #[serde(default = "PrometheusRemoteWrite::minute", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub body_timeout: Duration,

@@ -66,7 +66,8 @@ impl Service {
                     BodyError::NoMemory => {
                         error(StatusCode::SERVICE_UNAVAILABLE, "other requests hold all the memory")
                     }
-                    BodyError::Slow => error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+                    // Not 408: Prometheus forgets what is answered with it.
+                    BodyError::Slow => error(StatusCode::SERVICE_UNAVAILABLE, "the body took too long"),
                     BodyError::TooLarge => {
                         error(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than allowed")
                     }

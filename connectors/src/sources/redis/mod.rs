@@ -83,6 +83,11 @@ pub struct Redis {
     #[serde(default = "Redis::claim_idle_default", deserialize_with = "duration")]
     #[schemars(with = "String")]
     pub claim_idle: Duration,
+    /// How long an answer may take before the connection counts as lost; at least two seconds, as a read waits for new
+    /// entries for one.
+    #[serde(default = "Redis::timeout_default", deserialize_with = "duration")]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
     /// The user's name.
     #[serde(default)]
     pub username: Option<String>,
@@ -105,6 +110,10 @@ impl Redis {
 
     fn claim_idle_default() -> Duration {
         Duration::from_mins(1)
+    }
+
+    fn timeout_default() -> Duration {
+        Duration::from_secs(15)
     }
 }
 
@@ -140,6 +149,9 @@ impl SourceConfig for Redis {
         }
         if self.claim_idle < Duration::from_secs(1) {
             return Err(invalid("`claim_idle` must be one second at least"));
+        }
+        if self.timeout < Duration::from_secs(2) {
+            return Err(invalid("`timeout` must be two seconds at least"));
         }
         if self.group.is_empty() || self.consumer.as_ref().is_some_and(String::is_empty) {
             return Err(invalid("`group` and `consumer` must not be empty"));

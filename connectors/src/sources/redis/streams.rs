@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow::buffer::Buffer;
 use async_trait::async_trait;
@@ -23,8 +23,6 @@ use crate::source::{Budget, Source};
 use crate::sources::net::counts::Counts;
 use crate::storage;
 
-/// A server that does not answer for so long is gone.
-const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Lots that may wait to be handed out.
 const LOTS_WAITING: usize = 2;
 /// Acknowledgements that are sent at once.
@@ -182,7 +180,7 @@ impl Streams {
             while !ids.is_empty() {
                 let connection = match &mut self.acknowledging {
                     Some(connection) => connection,
-                    none => none.insert(connect(&self.client, ANSWER_MAX).await?),
+                    none => none.insert(connect(&self.client, self.config.timeout).await?),
                 };
                 let n = ids.len().min(ACKS_AT_ONCE);
                 let mut command = cmd("XACK");
@@ -210,8 +208,8 @@ impl Source for Streams {
         while self.reader.join_next().await.is_some() {}
         let consumer = self.consumer()?;
         let opened = async {
-            let mut asking = connect(&self.client, ANSWER_MAX).await?;
-            let reading = connect(&self.client, ANSWER_MAX).await?;
+            let mut asking = connect(&self.client, self.config.timeout).await?;
+            let reading = connect(&self.client, self.config.timeout).await?;
             self.make_groups(&mut asking).await?;
             RedisResult::Ok((asking, reading))
         };

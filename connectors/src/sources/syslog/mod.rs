@@ -9,7 +9,6 @@
 pub mod relp;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,18 +16,15 @@ use logdrive_schemas::component::{Component, ConfigError, Span, bytes, duration}
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use tokio::net::TcpListener;
 
 use self::relp::Relp;
-use super::net::accept::Door;
-use super::net::budget::{ByteBudget, Gate};
-use super::net::counts::Counts;
 use super::net::datagram::Split;
 use super::net::expand::Compression;
 use super::net::framing::Framing;
 use super::net::listen::Listen;
-use super::net::stream::{Shared, StreamLimits, pump};
-use super::net::tls::{Security, Tls};
+use super::net::server::{Entrance, TcpServer};
+use super::net::stream::{Shared, StreamLimits};
+use super::net::tls::Tls;
 use super::tcp::defaults;
 use super::udp::Udp;
 use crate::context::ConnectorContext;
@@ -188,7 +184,6 @@ impl SourceConfig for Syslog {
 
     fn build(self, cx: &ConnectorContext) -> Result<SourceKind, ConfigError> {
         let protocols = self.protocols()?;
-        let security = Security::load(self.tls.as_ref())?;
         let limits = StreamLimits::checked(
             self.max_message_bytes,
             self.max_buffered_bytes,
@@ -205,90 +200,48 @@ impl SourceConfig for Syslog {
             _ => None,
         };
         let streams = [Protocol::Tcp, Protocol::Relp].into_iter().find(|one| protocols.contains(one));
-        let cx = cx.clone();
-        let server = SyslogServer { config: self, streams, limits, security, cx, udp, socket: None };
-        Ok(SourceKind::Listener(Box::new(server)))
+        let entrance = Entrance {
+            listen: self.listen,
+            connections_max: self.max_connections,
+            connections_per_ip_max: self.max_connections_per_ip,
+            buffered_bytes_max: self.max_buffered_bytes_total,
+        };
+        let tls = self.tls.as_ref();
+        let streams: Option<Box<dyn Listener>> = match streams {
+            None => None,
+            Some(Protocol::Relp) => {
+                let make = move |common| Relp {
+                    message_bytes_max: limits.line_bytes_max,
+                    unanswered_bytes_max: self.max_unacknowledged_bytes,
+                    idle_timeout: limits.idle_timeout,
+                    common,
+                };
+                Some(Box::new(TcpServer::new(entrance, tls, cx, make)?))
+            }
+            Some(Protocol::Tcp | Protocol::Udp) => {
+                let make = move |common| Shared { limits, common };
+                Some(Box::new(TcpServer::new(entrance, tls, cx, make)?))
+            }
+        };
+        Ok(SourceKind::Listener(Box::new(SyslogServer(udp.into_iter().chain(streams).collect()))))
     }
 }
 
-struct SyslogServer {
-    config: Syslog,
-    /// What comes over TCP, if anything.
-    streams: Option<Protocol>,
-    limits: StreamLimits,
-    security: Security,
-    cx: ConnectorContext,
-    udp: Option<Box<dyn Listener>>,
-    socket: Option<TcpListener>,
-}
+/// What listens for datagrams, for connections, or both.
+struct SyslogServer(Vec<Box<dyn Listener>>);
 
 #[async_trait]
 impl Listener for SyslogServer {
     async fn bind(&mut self) -> Result<(), ConnectorError> {
-        if let Some(udp) = &mut self.udp {
-            udp.bind().await?;
-        }
-        if self.streams.is_some() {
-            self.socket = Some(self.config.listen.tcp(&self.cx.name).await?);
+        for listener in &mut self.0 {
+            listener.bind().await?;
         }
         Ok(())
     }
 
-    async fn run(mut self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
-        let udp = self.udp.take();
-        let datagrams = async {
-            match udp {
-                Some(udp) => udp.run(intake.clone()).await,
-                None => Ok(()),
-            }
-        };
-        tokio::try_join!(datagrams, self.run_streams(intake.clone()))?;
+    async fn run(self: Box<Self>, intake: Intake) -> Result<(), ConnectorError> {
+        let running = self.0.into_iter().map(|listener| listener.run(intake.clone()));
+        futures::future::try_join_all(running).await?;
         Ok(())
     }
-}
-
-impl SyslogServer {
-    async fn run_streams(self, intake: Intake) -> Result<(), ConnectorError> {
-        let Self { config, streams, limits, security, cx, socket, .. } = self;
-        let Some(socket) = socket else { return Ok(()) };
-        let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
-        let counts = Arc::new(Counts::new(&cx));
-        let server = Arc::new(match streams {
-            Some(Protocol::Relp) => Server::Relp(Relp {
-                message_bytes_max: limits.line_bytes_max,
-                unanswered_bytes_max: config.max_unacknowledged_bytes,
-                idle_timeout: limits.idle_timeout,
-                budget: ByteBudget::new(config.max_buffered_bytes_total),
-                counts: Arc::clone(&counts),
-                intake,
-                shutdown: cx.shutdown.clone(),
-            }),
-            _ => Server::Tcp(Shared {
-                limits,
-                budget: ByteBudget::new(config.max_buffered_bytes_total),
-                counts: Arc::clone(&counts),
-                intake,
-                shutdown: cx.shutdown.clone(),
-            }),
-        });
-        let door = Door { socket, gate, security, counts, shutdown: cx.shutdown };
-        door.serve_all(move |mut connection, peer| {
-            let server = Arc::clone(&server);
-            async move {
-                match &*server {
-                    Server::Relp(relp) => relp.serve(&mut connection, &peer).await,
-                    Server::Tcp(shared) => pump(&mut connection, peer, shared).await,
-                }
-                connection.close().await;
-            }
-        })
-        .await;
-        Ok(())
-    }
-}
-
-/// What serves connections.
-enum Server {
-    Relp(Relp),
-    Tcp(Shared),
 }

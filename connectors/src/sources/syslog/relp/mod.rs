@@ -9,16 +9,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use self::frames::{Frame, Frames};
 use super::super::net::answers::{Deliveries, answers};
-use super::super::net::budget::ByteBudget;
 use super::super::net::collect::Collect;
-use super::super::net::counts::Counts;
 use super::super::net::inlet::{End, Inlet, run_halves, write_answers};
+use super::super::net::server::{Common, Serve};
 use super::super::net::tls::Connection;
-use crate::source::Intake;
 
 /// A group of messages is handed over at this size.
 const GROUP_BYTES: usize = 1 << 20;
@@ -30,18 +26,15 @@ pub(super) struct Relp {
     pub(super) message_bytes_max: usize,
     pub(super) unanswered_bytes_max: u64,
     pub(super) idle_timeout: Option<Duration>,
-    pub(super) budget: Arc<ByteBudget>,
-    pub(super) counts: Arc<Counts>,
-    pub(super) intake: Intake,
-    pub(super) shutdown: CancellationToken,
+    pub(super) common: Common,
 }
 
-impl Relp {
-    /// Serves one connection until it ends.
-    pub(super) async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
+impl Serve for Relp {
+    async fn serve(&self, connection: &mut Connection, peer: &Arc<str>) {
         let (reader, writer) = tokio::io::split(connection);
-        let inlet = Inlet::new(reader, &self.budget, self.idle_timeout, &self.shutdown);
-        let (deliveries, answers) = answers(self.unanswered_bytes_max, &self.intake, &self.counts, peer);
+        let Common { budget, counts, intake, shutdown } = &self.common;
+        let inlet = Inlet::new(reader, budget, self.idle_timeout, shutdown);
+        let (deliveries, answers) = answers(self.unanswered_bytes_max, intake, counts, peer);
         let session = Session {
             inlet,
             deliveries,
@@ -53,8 +46,8 @@ impl Relp {
         };
         let none = None::<(Duration, fn() -> Option<Vec<u8>>)>;
         let writing = write_answers(answers, writer, none, b"0 serverclose 0\n");
-        if let End::Refused(reason) = run_halves(session.run(), writing, &self.shutdown).await {
-            self.counts.refused(reason, peer);
+        if let End::Refused(reason) = run_halves(session.run(), writing, shutdown).await {
+            counts.refused(reason, peer);
         }
     }
 }
