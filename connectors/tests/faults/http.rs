@@ -10,7 +10,7 @@ use crate::support::proxy::{FAULTS, Proxy};
 use crate::support::sink;
 
 /// Bodies come in pieces when the way is bad: some take longer.
-const SOURCE: &str = "{type: http, listen: \"127.0.0.1:PORT\", body_timeout: 250ms}";
+const SOURCE: &str = "{type: http, listen: \"127.0.0.1:PORT\", body_timeout: 50ms}";
 const MARK: &str = "\"n\":";
 
 async fn between_us() {
@@ -26,9 +26,10 @@ async fn between_us() {
 /// Sends each body until it is answered with 200.
 async fn send_on(to: &str, acknowledged: &Tally, stop: &CancellationToken) -> usize {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build().unwrap();
-    let mut n = 0;
+    let (mut n, mut n_sent) = (0, 0);
     while !stop.is_cancelled() {
         let numbers = n..n + 100;
+        n_sent = numbers.end;
         let sent = client.post(to).body(lines(numbers.clone())).send().await;
         if sent.is_ok_and(|answer| answer.status() == 200) {
             acknowledged.add(numbers.clone());
@@ -36,7 +37,7 @@ async fn send_on(to: &str, acknowledged: &Tally, stop: &CancellationToken) -> us
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    n + 100
+    n_sent
 }
 
 async fn from_a_client() {

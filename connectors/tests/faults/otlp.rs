@@ -22,7 +22,7 @@ const PORT: u16 = 21_430;
 /// Log records of one request.
 const N_RECORDS: usize = 100;
 /// Bodies come in pieces when the way is bad: some take longer.
-const SOURCE: &str = "{type: otlp, listen: \"127.0.0.1:PORT\", body_timeout: 250ms}";
+const SOURCE: &str = "{type: otlp, listen: \"127.0.0.1:PORT\", body_timeout: 50ms}";
 
 /// Text that does not get shorter by compression.
 fn filler(n: usize) -> String {

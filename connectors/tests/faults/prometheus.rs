@@ -19,7 +19,7 @@ use crate::{at_hand, lumber};
 
 const PORT: u16 = 21_440;
 /// Bodies come in pieces when the way is bad: some take longer.
-const SOURCE: &str = "{type: prometheus_remote_write, listen: \"127.0.0.1:PORT\", body_timeout: 250ms}";
+const SOURCE: &str = "{type: prometheus_remote_write, listen: \"127.0.0.1:PORT\", body_timeout: 50ms}";
 
 /// Samples of ten series; the value is the number.
 fn samples(name: &str, begin: i64, numbers: Range<usize>) -> Batch {

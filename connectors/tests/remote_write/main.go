@@ -16,7 +16,7 @@ import (
 
 func main() {
 	url := flag.String("c", "http://127.0.0.1:9201", "where to send")
-	size := flag.Int("batch", 200, "samples per request")
+	size := flag.Int("batch", 500, "samples per request")
 	flag.Parse()
 
 	api, err := remote.NewAPI(
