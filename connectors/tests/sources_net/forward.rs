@@ -51,6 +51,20 @@ async fn ack(stream: &mut TcpStream, name: &str) {
     assert_eq!(bytes, expected);
 }
 
+/// Twenty bytes must not keep anybody busy for minutes.
+#[tokio::test]
+async fn a_record_that_says_it_has_billions_of_members_is_one_reject() {
+    let (collected, intake) = Collected::all();
+    let (running, addr) = start_on_port(&forward(""), &intake).await;
+    let event = b"\x92\x00\xDF\xFF\xFF\xFF\xFF\xA1n\x01".to_vec();
+    let frame = packed(&Value::Array(vec!["app".into(), Value::Binary(event)]));
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(&frame.repeat(20)).await.unwrap();
+    collected.until(20).await;
+    assert_eq!(running.rejects("malformed_event"), 20);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_chunk_is_acknowledged_once_all_of_it_is_durable() {
     let (intake, mut received) = Intake::channel(10);

@@ -235,11 +235,14 @@ fn expanded(mut expander: Expander, input: &[u8], max: usize) -> Result<Vec<u8>,
 
 /// Whether a record has a member of this name already.
 fn has_member(mut reader: Reader<'_>, n: usize, key: &[u8]) -> bool {
-    (0..n).any(|_| {
-        let name = reader.value();
-        let is_it = name.is_ok_and(|name| Reader(name).text() == Ok(key));
-        reader.value().is_ok() && is_it
-    })
+    for _ in 0..n {
+        // What says that it has billions of members may have few: nothing is looked for behind the last.
+        let (Ok(name), Ok(_)) = (reader.value(), reader.value()) else { return false };
+        if Reader(name).text() == Ok(key) {
+            return true;
+        }
+    }
+    false
 }
 
 /// `[time, record]`, in which newer senders put metadata beside the time.
