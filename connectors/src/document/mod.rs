@@ -15,6 +15,7 @@ use logdrive_schemas::{Batch, Layout};
 
 use self::splice::{Scratch, Splicer};
 use self::value::MemberWriter;
+pub(crate) use self::value::ValueWriter;
 
 /// The value of [`TYPE_KEY`](logdrive_schemas::schema::TYPE_KEY) by which a decoder marks a text column that holds one
 /// line of valid JSON in every row: its text is written as it is.

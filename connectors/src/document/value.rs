@@ -22,7 +22,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use logdrive_schemas::schema::TYPE_KEY;
 
 /// Writes the values of one column.
-pub(super) struct ValueWriter<'a> {
+pub(crate) struct ValueWriter<'a> {
     nulls: Option<NullBuffer>,
     kind: Kind<'a>,
 }
@@ -110,12 +110,12 @@ pub(super) fn write_object(members: &[MemberWriter<'_>], idx: usize, out: &mut V
 
 impl<'a> ValueWriter<'a> {
     /// Finds out how to write the values of `array`.
-    pub(super) fn new(array: &'a dyn Array) -> Self {
+    pub(crate) fn new(array: &'a dyn Array) -> Self {
         Self { nulls: array.logical_nulls(), kind: Kind::new(array) }
     }
 
     /// The same for the column of a field, which may be marked as JSON text.
-    pub(super) fn of_field(field: &Field, array: &'a dyn Array) -> Self {
+    pub(crate) fn of_field(field: &Field, array: &'a dyn Array) -> Self {
         match (field.metadata().get(TYPE_KEY), array.as_string_view_opt()) {
             (Some(marked), Some(texts)) if marked == JSON_TEXT => {
                 Self { nulls: array.logical_nulls(), kind: Kind::Json(texts) }
@@ -125,12 +125,12 @@ impl<'a> ValueWriter<'a> {
     }
 
     /// Whether row `idx` is null.
-    pub(super) fn is_null(&self, idx: usize) -> bool {
+    pub(crate) fn is_null(&self, idx: usize) -> bool {
         matches!(self.kind, Kind::Null) || self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(idx))
     }
 
     /// Appends the value at row `idx`.
-    pub(super) fn write(&self, idx: usize, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, idx: usize, out: &mut Vec<u8>) {
         if self.is_null(idx) {
             out.extend_from_slice(b"null");
         } else {
