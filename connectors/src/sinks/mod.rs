@@ -13,11 +13,14 @@ pub(crate) mod http_auth;
 mod http_rejects;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "mongodb")]
+pub mod mongodb;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 pub mod otlp;
 pub mod parquet;
 mod pending;
+pub mod postgres;
 pub mod prometheus_remote_write;
 pub mod redis;
 pub mod stdout;
@@ -41,10 +44,13 @@ pub const SINKS: &[SinkEntry] = &[
     SinkEntry::of::<http::Http>(),
     #[cfg(feature = "kafka")]
     SinkEntry::of::<kafka::Kafka>(),
+    #[cfg(feature = "mongodb")]
+    SinkEntry::of::<mongodb::Mongodb>(),
     #[cfg(feature = "mqtt")]
     SinkEntry::of::<mqtt::Mqtt>(),
     SinkEntry::of::<otlp::Otlp>(),
     SinkEntry::of::<parquet::Parquet>(),
+    SinkEntry::of::<postgres::Postgres>(),
     SinkEntry::of::<prometheus_remote_write::PrometheusRemoteWrite>(),
     SinkEntry::of::<redis::Redis>(),
     SinkEntry::of::<stdout::Stdout>(),

@@ -3,7 +3,7 @@
 //!
 //! `LOGDRIVE_UPDATE_DOCS=1 cargo test --workspace --test contract` writes it.
 
-#![cfg(all(feature = "kafka", feature = "mqtt"))]
+#![cfg(all(feature = "kafka", feature = "mongodb", feature = "mqtt"))]
 #![allow(clippy::unwrap_used, reason = "a test, helpers included")]
 
 mod evidence;
