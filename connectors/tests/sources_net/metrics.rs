@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use logdrive_connectors::Intake;
 use serde_json::{Value, json};
-use tokio::net::UdpSocket;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UdpSocket};
 
 use crate::components::Component;
 use crate::support::{Collected, eventually, exchange, next, request, start, start_on_port};
@@ -79,6 +80,52 @@ async fn statsd_hands_over_what_it_has_when_it_stops() {
     assert_eq!((&all[1]["value"], &all[1]["labels"]), (&json!(2.0), &json!({ "k": "v" })));
     assert_eq!(all[2]["@timestamp"], "2023-11-14T22:13:20Z");
     running.stop().await;
+}
+
+#[tokio::test]
+async fn statsd_over_tcp_counts_every_line_however_it_is_cut() {
+    const CONNECTIONS: usize = 8;
+    let (collected, intake) = Collected::all();
+    let yaml =
+        "{type: statsd, listen: \"127.0.0.1:PORT\", protocol: tcp, flush_interval: 50ms, quantiles: [0.5]}";
+    let (running, addr) = start_on_port(yaml, &intake).await;
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..CONNECTIONS {
+        senders.spawn(async move {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let text: String =
+                (0..2000).map(|n| format!("hits:1|c|#from:{sender}\r\ntook:{n}|ms\n")).collect();
+            // Lines are cut anywhere, and the last one lacks its end.
+            for piece in text.as_bytes().chunks(1000 + sender) {
+                stream.write_all(piece).await.unwrap();
+            }
+            stream.write_all(b"no metric\n\nlast:1|c").await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+    }
+    while let Some(done) = senders.join_next().await {
+        done.unwrap();
+    }
+    let sum = |name: &str| -> f64 {
+        let all = documents(&collected.now());
+        named(&all, name).into_iter().map(|document| document["value"].as_f64().unwrap()).sum()
+    };
+    eventually(|| sum("last") == CONNECTIONS as f64).await;
+    assert_eq!(sum("hits"), 2000.0 * CONNECTIONS as f64);
+    // One that is still open when the pipeline stops has sent what it has sent; a line without its end is none.
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(b"hits:1|c\nhalf:1|c").await.unwrap();
+    eventually(|| running.connections() == 1).await;
+    let cx = running.cx.clone();
+    running.stop().await;
+    assert_eq!(sum("hits"), 2000.0 * CONNECTIONS as f64 + 1.0);
+    let all = documents(&collected.now());
+    let count: u64 = named(&all, "took").iter().map(|document| document["count"].as_u64().unwrap()).sum();
+    assert_eq!((count, named(&all, "half").len()), (2000 * CONNECTIONS as u64, 0));
+    let others = collected.now().len() - all.len();
+    assert_eq!(others, CONNECTIONS + 1, "what is no metric, or was cut off, becomes a reject");
+    assert_eq!(cx.metrics.source_messages.with_label_values(&["in"]).get(), collected.len() as u64);
+    assert_eq!(cx.metrics.source_rejects.with_label_values(&["in", "line_cut_off"]).get(), 1);
 }
 
 /// A request of remote write, field by field.

@@ -36,6 +36,12 @@ impl Counts {
         }
     }
 
+    /// The same, for connections whose messages are counted as what is made of them.
+    pub(crate) fn of_connections(cx: &ConnectorContext) -> Self {
+        let uncounted = || IntCounter::new("uncounted", "Of no metric.").expect("a name that is well-formed");
+        Self { messages: uncounted(), bytes: uncounted(), ..Self::new(cx) }
+    }
+
     /// Messages that were handed over.
     pub(crate) fn received(&self, messages: &[MessageRange]) {
         self.messages.inc_by(messages.len() as u64);
