@@ -1,7 +1,10 @@
 //! What the Kafka source and sink share: addresses, TLS, SASL, options of the client library, and what its errors mean.
 
+pub(crate) mod oauth;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use logdrive_schemas::component::{ConfigError, Span};
 use rdkafka::ClientConfig;
@@ -10,6 +13,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::oauth::OAuth;
+use self::oauth::Tokens;
 use crate::context::ConnectorContext;
 use crate::sinks::Secret;
 
@@ -43,18 +48,26 @@ fn yes() -> bool {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sasl {
-    /// How the password is shown to the broker.
+    /// How the password, or a token, is shown to the broker.
     pub mechanism: Mechanism,
-    /// The user's name.
-    pub username: String,
-    /// The password; write it as `${NAME}` and set the environment variable.
-    pub password: Secret,
+    /// The user's name. Not with `OAUTHBEARER`.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The password; write it as `${NAME}` and set the environment variable. Not with `OAUTHBEARER`.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Where the tokens of `OAUTHBEARER` come from.
+    #[serde(default)]
+    pub oauth: Option<OAuth>,
 }
 
-/// How a password is shown to a broker.
+/// How a password, or a token, is shown to a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum Mechanism {
-    /// As it is.
+    /// A token, as it is.
+    #[serde(rename = "OAUTHBEARER")]
+    OAuthBearer,
+    /// A password, as it is.
     #[serde(rename = "PLAIN")]
     Plain,
     /// By a challenge, SHA-256.
@@ -75,6 +88,9 @@ pub(crate) struct Cluster<'a> {
     pub(crate) sasl: Option<&'a Sasl>,
     pub(crate) options: &'a Options,
 }
+
+/// The attribute under which a field of an Avro record says what it is called, where Avro's names are too narrow.
+pub(crate) const AVRO_NAME: &str = "logdrive.name";
 
 /// Options that have a key of their own, or that delivery rests on; on either side.
 const NOT_OPTIONS: &[&str] = &[
@@ -104,6 +120,7 @@ const NOT_OPTIONS: &[&str] = &[
     "retries",
     "sasl.mechanism",
     "sasl.mechanisms",
+    "sasl.oauthbearer.method",
     "sasl.password",
     "sasl.username",
     "security.protocol",
@@ -140,7 +157,7 @@ impl Cluster<'_> {
             config.set(name, value.expose());
         }
         config.set("bootstrap.servers", self.endpoint.join(","));
-        self.secure(&mut config);
+        self.secure(&mut config)?;
         for (name, value) in fixed {
             config.set(*name, *value);
         }
@@ -148,7 +165,20 @@ impl Cluster<'_> {
         Ok(config)
     }
 
-    fn secure(&self, config: &mut ClientConfig) {
+    /// Where tokens come from, if that is how clients log in.
+    ///
+    /// # Errors
+    /// If what is said of tokens does not make sense.
+    pub(crate) fn tokens(&self) -> Result<Option<Arc<Tokens>>, ConfigError> {
+        match self.sasl {
+            Some(Sasl { mechanism: Mechanism::OAuthBearer, oauth: Some(oauth), .. }) => {
+                oauth.build().map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn secure(&self, config: &mut ClientConfig) -> Result<(), ConfigError> {
         let protocol = match (self.tls, self.sasl) {
             (None, None) => "plaintext",
             (Some(_), None) => "ssl",
@@ -174,15 +204,27 @@ impl Cluster<'_> {
                 config.set("enable.ssl.certificate.verification", "false");
             }
         }
-        if let Some(sasl) = self.sasl {
-            let mechanism = match sasl.mechanism {
-                Mechanism::Plain => "PLAIN",
-                Mechanism::ScramSha256 => "SCRAM-SHA-256",
-                Mechanism::ScramSha512 => "SCRAM-SHA-512",
-            };
-            config.set("sasl.mechanism", mechanism);
-            config.set("sasl.username", &sasl.username);
-            config.set("sasl.password", sasl.password.expose());
+        let Some(sasl) = self.sasl else { return Ok(()) };
+        let mechanism = match sasl.mechanism {
+            Mechanism::OAuthBearer => "OAUTHBEARER",
+            Mechanism::Plain => "PLAIN",
+            Mechanism::ScramSha256 => "SCRAM-SHA-256",
+            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+        };
+        config.set("sasl.mechanism", mechanism);
+        match (sasl.mechanism, &sasl.username, &sasl.password, &sasl.oauth) {
+            (Mechanism::OAuthBearer, None, None, Some(_)) => Ok(()),
+            (Mechanism::OAuthBearer, ..) => {
+                Err(invalid("`sasl` with `OAUTHBEARER` wants `oauth`, and neither `username` nor `password`"))
+            }
+            (_, Some(username), Some(password), None) => {
+                config.set("sasl.username", username);
+                config.set("sasl.password", password.expose());
+                Ok(())
+            }
+            _ => Err(invalid(format!(
+                "`sasl` with `{mechanism}` wants `username` and `password`, and no `oauth`"
+            ))),
         }
     }
 }
@@ -252,8 +294,9 @@ mod tests {
         let tls = KafkaTls { ca: None, cert: None, key: None, key_password: None, verify: false };
         let sasl = sasl.then(|| Sasl {
             mechanism: Mechanism::ScramSha512,
-            username: "u".into(),
-            password: "hunter2".into(),
+            username: Some("u".into()),
+            password: Some("hunter2".into()),
+            oauth: None,
         });
         let endpoint = ["one:9092".to_owned(), "two:9092".to_owned()];
         let cluster =

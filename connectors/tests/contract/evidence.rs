@@ -57,11 +57,13 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     Evidence {
         name: "kafka",
         has_log: true,
-        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; schema registry only as a stand-in",
+        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER (unsigned tokens); schema \
+               registry and token endpoint only as stand-ins",
         faults: "SIGKILL of members, members added, partitions taken away; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/kafka/main.rs::with_a_real_broker",
             "connectors/tests/kafka/hardship.rs::",
+            "connectors/tests/kafka/oauth.rs::tokens_let_us_in_as_long_as_they_are_renewed",
             "connectors/tests/kafka/registry.rs::",
             "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
         ],
@@ -112,9 +114,10 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     },
     Evidence {
         name: "statsd",
-        with: "plain sockets",
+        with: "plain sockets, UDP and TCP",
         tests: &[
             "connectors/tests/sources_net/metrics.rs::statsd_is_aggregated_and_nothing_that_came_is_missing",
+            "connectors/tests/sources_net/metrics.rs::statsd_over_tcp_counts_every_line_however_it_is_cut",
         ],
         ..SOURCE
     },
@@ -216,13 +219,32 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
     },
     Evidence {
         name: "kafka",
-        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512",
+        with: "Apache Kafka 4.3.1; TLS with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER (unsigned tokens); schema \
+               registry and token endpoint only as stand-ins; Avro read by our own source, Arrow by its own reader",
         faults: "SIGKILL (with transactions nothing twice), broker restarted; latency, bandwidth, resets, half-open connections",
         tests: &[
             "connectors/tests/kafka/main.rs::with_a_real_broker",
+            "connectors/tests/kafka/encodings.rs::avro_and_json_by_a_registry_come_back",
+            "connectors/tests/kafka/encodings.rs::arrow_batches_come_back_within_their_bounds",
             "connectors/tests/kafka/hardship.rs::",
+            "connectors/tests/kafka/oauth.rs::tokens_let_us_in_as_long_as_they_are_renewed",
             "pipeline/tests/kafka.rs::killed_again_and_again_a_copy_by_transactions_is_exact",
             "pipeline/tests/kafka.rs::members_of_a_group_are_killed_and_added_and_nothing_is_missing",
+        ],
+        ..SINK
+    },
+    Evidence {
+        name: "mongodb",
+        with: "no MongoDB, which could not be had: the official driver 3.9 against a stand-in that speaks OP_MSG as the \
+               specification has it, TLS in front; never logins, replica sets of several members, nor a real time series",
+        faults: "of the stand-in: no answer, not replicated, stepped down, throttled; latency, bandwidth, resets, half-open \
+                 connections",
+        tests: &[
+            "connectors/tests/mongodb/main.rs::documents_arrive_with_their_types_and_come_again_in_vain",
+            "connectors/tests/mongodb/main.rs::what_is_refused_is_a_reject_and_nothing_else_is",
+            "connectors/tests/mongodb/main.rs::what_passes_is_tried_again_and_nothing_is_lost_or_doubled",
+            "connectors/tests/mongodb/main.rs::collections_and_indices_are_made_as_documented",
+            "connectors/tests/mongodb/main.rs::whatever_happens_to_connections_every_document_is_there_once",
         ],
         ..SINK
     },
@@ -254,6 +276,22 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
         tests: &[
             "connectors/tests/sink_parquet.rs::",
             "pipeline/tests/kill.rs::killed_at_any_moment_it_loses_and_doubles_nothing",
+        ],
+        ..SINK
+    },
+    Evidence {
+        name: "postgres",
+        with: "PostgreSQL 15.18 (Debian): tables that are made and others, TLS with client certificates, SCRAM-SHA-256; \
+               TimescaleDB could not be had, only its function is stood in for",
+        faults: "SIGKILL (nothing twice), the server crashed and stopped; latency, bandwidth, resets, half-open connections; \
+                 several writers at once",
+        tests: &[
+            "connectors/tests/postgres/main.rs::with_a_real_server",
+            "connectors/tests/postgres/main.rs::with_tls_client_certificates_and_a_password",
+            "connectors/tests/postgres/types.rs::where_timescale_is_a_table_becomes_a_hypertable",
+            "connectors/tests/postgres/once.rs::writers_at_the_same_time_bring_each_row_once",
+            "connectors/tests/postgres/faults.rs::whatever_happens_to_connections_every_row_arrives_once",
+            "pipeline/tests/postgres.rs::killed_again_and_again_every_row_is_in_the_table_once",
         ],
         ..SINK
     },

@@ -38,6 +38,10 @@ const PROXY: u16 = 4;
 pub(crate) const USER: &str = "shop";
 pub(crate) const PASSWORD: &str = "t0psecret";
 
+/// What looks at tokens that nobody has signed.
+const UNSECURED: &str = "org.apache.kafka.common.security.oauthbearer.internals.unsecured.\
+                         OAuthBearerUnsecuredValidatorCallbackHandler";
+
 impl Broker {
     /// `None` if it cannot be had here.
     pub(crate) fn start(port: u16) -> Option<Self> {
@@ -63,6 +67,10 @@ impl Broker {
         };
         let plain = login("plain.PlainLoginModule", &format!(" user_{USER}=\"{PASSWORD}\""));
         let scram = login("scram.ScramLoginModule", "");
+        let bearer = login(
+            "oauthbearer.OAuthBearerLoginModule",
+            " unsecuredLoginStringClaim_sub=\"broker\" unsecuredValidatorRequiredScope=\"kafka\"",
+        );
         [
             format!(
                 "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
@@ -76,10 +84,13 @@ impl Broker {
              FAULTY:PLAINTEXT"
                 .into(),
             "inter.broker.listener.name=PLAINTEXT".into(),
-            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".into(),
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER".into(),
             "listener.name.secure.ssl.keystore.type=PEM".into(),
             format!("listener.name.secure.ssl.keystore.location={}", store.display()),
             format!("listener.name.secure.plain.sasl.jaas.config={plain}"),
+            format!("listener.name.secure.oauthbearer.sasl.jaas.config={bearer}"),
+            "listener.name.secure.oauthbearer.connections.max.reauth.ms=5000".into(),
+            format!("listener.name.secure.oauthbearer.sasl.server.callback.handler.class={UNSECURED}"),
             format!("listener.name.secure.scram-sha-256.sasl.jaas.config={scram}"),
             format!("listener.name.secure.scram-sha-512.sasl.jaas.config={scram}"),
         ]

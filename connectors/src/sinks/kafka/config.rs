@@ -1,6 +1,7 @@
 //! The YAML of the sink.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use logdrive_schemas::component::{ConfigError, bytes, duration};
@@ -9,18 +10,25 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Texts;
+use super::encode::Encoding;
+use super::registry::SchemaRegistry;
 use super::topic::make_topic;
 use super::transactions::Transactions;
 use crate::context::ConnectorContext;
+use crate::kafka::oauth::Tokens;
 use crate::kafka::{Cluster, KafkaTls, Options, Sasl, invalid};
 use crate::sinks::text::Text;
 
+/// librdkafka's default for the largest message,
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+/// and what a message has besides its payload, key and headers, at most.
+const MESSAGE_HEAD: usize = 512;
 /// A broker ends a transaction that takes longer than `transaction.timeout.ms`, which is at least this,
 const TRANSACTION_MIN: Duration = Duration::from_secs(60);
 /// and at most this, by the brokers' default.
 const TRANSACTION_MAX: Duration = Duration::from_secs(900);
 
-/// Sends documents to Kafka, one message a row.
+/// Sends rows to Kafka, one message a row, as JSON documents or in other encodings.
 ///
 /// Loses nothing: a message counts as delivered when all replicas in sync have it, and a retry by the client library
 /// repeats nothing. After a crash, or when a broker did not answer within `delivery_timeout`, rows may be sent again,
@@ -39,6 +47,13 @@ pub struct Kafka {
     /// none.
     #[serde(default)]
     pub key: Option<String>,
+    /// What messages are.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// A registry of schemas, where each topic has the subject `TOPIC-value`: messages are in Confluent's wire format, as
+    /// the `kafka` source reads it. While the registry does not answer, nothing is sent.
+    #[serde(default)]
+    pub schema_registry: Option<SchemaRegistry>,
     /// Headers, with values such as `{tenant}`. One whose value is null is left out.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
@@ -160,6 +175,9 @@ impl Kafka {
         if self.transactional_id.is_some() && TRANSACTION_MAX < self.delivery_timeout {
             return Err(invalid("`delivery_timeout` of a transaction must be a quarter of an hour at most"));
         }
+        if self.encoding == Encoding::Arrow && self.schema_registry.is_some() {
+            return Err(invalid("Arrow messages bring their schema, and have no `schema_registry`"));
+        }
         if self.transactional_id.as_ref().is_some_and(String::is_empty) {
             return Err(invalid("`transactional_id` must not be empty"));
         }
@@ -177,6 +195,10 @@ impl Kafka {
                 .map(|(name, text)| Ok((name.clone(), parse(text)?)))
                 .collect::<Result<_, ConfigError>>()?,
         };
+        let of_rows = texts.key.iter().chain(texts.headers.iter().map(|(_, text)| text));
+        if self.encoding == Encoding::Arrow && of_rows.into_iter().any(|text| text.constant().is_none()) {
+            return Err(invalid("`key` and `headers` of Arrow messages must be the same for all rows"));
+        }
         if let Some(constant) = texts.topic.constant() {
             let mut topic = constant.clone();
             make_topic(&mut topic);
@@ -197,6 +219,19 @@ impl Kafka {
         }
     }
 
+    /// Where tokens come from, if that is how the sink logs in.
+    pub(super) fn tokens(&self) -> Result<Option<Arc<Tokens>>, ConfigError> {
+        self.cluster().tokens()
+    }
+
+    /// How large a message may be, for the client library: what is in it besides the payload is taken off.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        let set = self.options.get("message.max.bytes").and_then(|bytes| bytes.expose().trim().parse().ok());
+        let texts = self.key.iter().chain(self.headers.iter().flat_map(|(name, value)| [name, value]));
+        let beside: usize = texts.map(|text| text.len() + 16).sum();
+        set.unwrap_or(MESSAGE_BYTES_MAX).saturating_sub(MESSAGE_HEAD + beside)
+    }
+
     /// What keeps the books of transactions, if there are any.
     pub(super) fn transactions(&self, cx: &ConnectorContext) -> Result<Option<Transactions>, ConfigError> {
         let Some(id) = &self.transactional_id else { return Ok(None) };
@@ -206,7 +241,8 @@ impl Kafka {
             ("isolation.level", "read_committed"),
             ("enable.auto.commit", "false"),
         ];
-        Ok(Some(Transactions::new(id, self.cluster().client(cx, &[], &fixed)?, self.delivery_timeout)))
+        let client = self.cluster().client(cx, &[], &fixed)?;
+        Ok(Some(Transactions::new(id, client, self.tokens()?, self.delivery_timeout)))
     }
 
     pub(super) fn client(&self, cx: &ConnectorContext) -> Result<ClientConfig, ConfigError> {

@@ -1,14 +1,17 @@
 //! What became of the messages that were handed to the client library.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 use tokio::sync::Notify;
 
+use crate::kafka::oauth::Login;
 use crate::kafka::{is_refusal, log};
 
 /// A row of a batch, by their numbers since the last flush.
@@ -156,15 +159,22 @@ pub(super) fn is_about_the_topic(code: RDKafkaErrorCode) -> bool {
 pub(super) struct Reports {
     pub(super) name: Arc<str>,
     pub(super) deliveries: Arc<Deliveries>,
+    pub(super) login: Arc<Login>,
 }
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(&self.name, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if is_refusal(&error) {
+        if is_refusal(&error) && self.login.failure().is_none() {
             self.deliveries.state().refusal = Some(reason.to_owned());
         }
         tracing::warn!(sink = %self.name, %error, "{reason}");

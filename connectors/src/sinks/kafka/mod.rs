@@ -1,15 +1,19 @@
-//! Documents into Kafka topics.
+//! Rows into Kafka topics.
 //!
 //! The client library batches, compresses and sends on threads of its own. A flush waits until the broker has
 //! confirmed every message; what it refuses for good becomes a reject. With a transactional id, a flush is the end of
 //! a transaction (see `transactions`).
 
+mod avro;
 mod config;
 mod deliveries;
+mod encode;
+mod ipc;
+mod registry;
 mod topic;
 mod transactions;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +28,18 @@ use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer
 
 pub use self::config::{Compression, Kafka, KafkaBatch, Partitioner};
 use self::deliveries::{Deliveries, Outcome, Reports, Row, is_about_the_message, is_about_the_topic, opaque};
+use self::encode::Encoder;
+pub use self::encode::Encoding;
+use self::ipc::{Bounds, Message};
+pub use self::registry::SchemaRegistry;
 use self::topic::make_topic;
 use self::transactions::Transactions;
 use super::http_rejects::{Refused, merge};
 use super::text::Text;
 use crate::context::ConnectorContext;
-use crate::document::Documents;
 use crate::error::ConnectorError;
 use crate::kafka::is_refusal;
+use crate::kafka::oauth::{Login, Tokens};
 use crate::sink::{FlushPolicy, Guarantee, Reads, Sink, SinkConfig};
 
 /// How long a broker may take to answer when the sink connects.
@@ -67,6 +75,9 @@ impl SinkConfig for Kafka {
     }
 
     fn reads(&self) -> Reads {
+        if self.encoding != Encoding::Json {
+            return Reads::AllColumns;
+        }
         let Ok(texts) = self.texts() else { return Reads::Document(Vec::new()) };
         let of_headers = texts.headers.iter().map(|(_, text)| text);
         let all = [&texts.topic].into_iter().chain(&texts.key).chain(of_headers);
@@ -78,6 +89,10 @@ impl SinkConfig for Kafka {
         let labels = &[&*cx.name];
         Ok(Box::new(KafkaSink {
             client: self.client(cx)?,
+            tokens: self.tokens()?,
+            encoder: Encoder::new(self.encoding, self.schema_registry.as_ref())?,
+            bounds: Bounds { bytes: self.payload_bytes_max(), rows: usize::MAX },
+            groups: HashMap::new(),
             texts: self.texts()?,
             transactions: self.transactions(cx)?,
             endpoint: self.endpoint.join(","),
@@ -106,6 +121,11 @@ struct Link {
 
 struct KafkaSink {
     client: ClientConfig,
+    tokens: Option<Arc<Tokens>>,
+    encoder: Encoder,
+    bounds: Bounds,
+    /// Messages of several rows, by the first of them.
+    groups: HashMap<Row, Vec<usize>>,
     texts: Texts,
     transactions: Option<Transactions>,
     endpoint: String,
@@ -131,9 +151,11 @@ fn open(
     name: &Arc<str>,
     endpoint: &str,
     topic: Option<&str>,
+    login: &Arc<Login>,
 ) -> Result<Link, ConnectorError> {
     let deliveries = Arc::new(Deliveries::default());
-    let reports = Reports { name: Arc::clone(name), deliveries: Arc::clone(&deliveries) };
+    let reports =
+        Reports { name: Arc::clone(name), deliveries: Arc::clone(&deliveries), login: Arc::clone(login) };
     let producer: ThreadedProducer<Reports> = client
         .create_with_context(reports)
         .map_err(|error| ConnectorError::refused(endpoint, error.to_string()))?;
@@ -142,10 +164,11 @@ fn open(
     match reached.and_then(|()| if transactional { producer.init_transactions(CONNECT_MAX) } else { Ok(()) })
     {
         Ok(()) => Ok(Link { producer, deliveries }),
-        Err(error) => Err(match deliveries.refusal() {
-            Some(reason) => ConnectorError::refused(endpoint, reason),
-            None if is_refusal(&error) => ConnectorError::refused(endpoint, error.to_string()),
-            None => ConnectorError::disconnected(endpoint, error),
+        Err(error) => Err(match (login.failure(), deliveries.refusal()) {
+            (Some(reason), _) => ConnectorError::disconnected(endpoint, reason),
+            (None, Some(reason)) => ConnectorError::refused(endpoint, reason),
+            (None, None) if is_refusal(&error) => ConnectorError::refused(endpoint, error.to_string()),
+            (None, None) => ConnectorError::disconnected(endpoint, error),
         }),
     }
 }
@@ -216,15 +239,13 @@ impl KafkaSink {
         singly.set("batch.num.messages", "1");
         loop {
             self.skipped.extend(refused.iter().map(|(row, _)| *row));
+            self.groups.clear();
             self.open_link(singly.clone()).await?;
             self.begin().await?;
             let mut sent = Ok(());
             for number in 0..self.batches.len() {
                 match self.send(number, None).await {
-                    Ok(at_once) => {
-                        self.skipped.extend(at_once.iter().map(|(row, _)| *row));
-                        refused.extend(at_once);
-                    }
+                    Ok(at_once) => refused.extend(self.alone(at_once)),
                     Err(error) => sent = Err(error),
                 }
             }
@@ -233,8 +254,13 @@ impl KafkaSink {
                 sent?;
                 return failed.map_or(Ok(refused), |error| Err(self.lost(error)));
             }
-            self.skipped.extend(more.iter().map(|(row, _)| *row));
-            refused.extend(more);
+            for (row, code) in more {
+                match self.groups.get(&row) {
+                    // Which of its rows it is about is found by smaller messages.
+                    Some(rows) => self.bounds.rows = self.bounds.rows.min(rows.len() / 2),
+                    None => refused.push((row, code)),
+                }
+            }
         }
     }
 
@@ -246,9 +272,10 @@ impl KafkaSink {
         }
         let (name, endpoint) = (Arc::clone(&self.name), self.endpoint.clone());
         let topic = self.texts.topic.constant();
+        let login = Login::new(self.tokens.as_ref());
         let opening = tokio::task::spawn_blocking(move || {
             drop(before);
-            open(&client, &name, &endpoint, topic.as_deref())
+            open(&client, &name, &endpoint, topic.as_deref(), &login)
         });
         self.link = Some(opening.await.map_err(|error| self.lost(error))??);
         Ok(())
@@ -278,70 +305,126 @@ impl KafkaSink {
         // Which of a group it is about is not known yet.
         let refused = self.without_refused(Vec::new()).await?;
         self.commit().await?;
-        self.open_link(self.client.clone()).await?;
+        // Nothing may fail behind the commit: these rows are known from now on, and their rejects would be lost. Without a
+        // producer the next row fails, and `connect` makes one.
+        if let Err(error) = self.open_link(self.client.clone()).await {
+            tracing::debug!(sink = %self.name, %error, "Cannot make a producer; trying again.");
+        }
         Ok(refused)
     }
 
-    /// Hands rows of a batch to the library, waiting while its queue is full; `only` one of them, or all.
+    /// Those of refused messages that are of one row; of the others smaller ones will be made.
+    fn alone(&mut self, refused: Vec<(Row, RDKafkaErrorCode)>) -> Vec<(Row, RDKafkaErrorCode)> {
+        let mut alone = Vec::new();
+        for (row, code) in refused {
+            match self.groups.get(&row) {
+                Some(rows) => self.bounds.rows = self.bounds.rows.min(rows.len() / 2),
+                None => alone.push((row, code)),
+            }
+        }
+        alone
+    }
+
+    /// Hands rows of a batch to the library; `only` some of them, or all. What it refuses at once, by the first row of
+    /// each message.
     async fn send(
-        &self,
+        &mut self,
         number: usize,
-        only: Option<usize>,
+        only: Option<&[usize]>,
     ) -> Result<Vec<(Row, RDKafkaErrorCode)>, ConnectorError> {
         let Some(link) = &self.link else { return Err(self.lost("not connected")) };
         let Some(batch) = self.batches.get(number) else { return Ok(Vec::new()) };
-        let documents = Documents::new(batch);
-        let topics = self.texts.topic.bind(batch);
+        let is_wanted = |row: &usize| !self.skipped.contains(&(number, *row));
+        let rows: Vec<usize> = match only {
+            Some(only) => only.iter().copied().filter(is_wanted).collect(),
+            None => (0..batch.num_rows()).filter(is_wanted).collect(),
+        };
         let keys = self.texts.key.as_ref().map(|key| key.bind(batch));
         let headers: Vec<_> =
             self.texts.headers.iter().map(|(name, text)| (name, text.bind(batch))).collect();
-        let (mut topic, mut key, mut value, mut document) =
-            (String::new(), String::new(), String::new(), Vec::new());
+        let mut value = String::new();
+        let mut headers_of = |row: usize| {
+            let mut given = OwnedHeaders::new_with_capacity(headers.len());
+            for (name, text) in &headers {
+                if text.write(row, &mut value) {
+                    given = given.insert(Header { key: name, value: Some(value.as_bytes()) });
+                }
+            }
+            given
+        };
+        let mut key = String::new();
         let mut refused = Vec::new();
-        let rows = only.map_or(0..batch.num_rows(), |row| row..row + 1);
-        for row in rows.filter(|row| !self.skipped.contains(&(number, *row))) {
+        if self.encoder.encoding == Encoding::Arrow {
+            let made = ipc::messages(batch, &rows, &self.texts.topic, self.bounds);
+            for Message { rows, topic, payload } in made.map_err(|error| self.lost(error))? {
+                let first = rows[0];
+                let mut record =
+                    BaseRecord::with_opaque_to(&topic, opaque((number, first))).payload(payload.as_slice());
+                if keys.as_ref().is_some_and(|keys| keys.write(first, &mut key)) {
+                    record = record.key(key.as_bytes());
+                }
+                if !headers.is_empty() {
+                    record = record.headers(headers_of(first));
+                }
+                if rows.len() > 1 {
+                    self.groups.insert((number, first), rows);
+                }
+                if let Some(code) = self.hand_over(link, record).await? {
+                    refused.push(((number, first), code));
+                }
+                self.bytes.inc_by(payload.len() as u64);
+            }
+            return Ok(refused);
+        }
+        let payloads = self.encoder.bind(batch);
+        let topics = self.texts.topic.bind(batch);
+        let (mut topic, mut payload) = (String::new(), Vec::new());
+        for row in rows {
             topics.write(row, &mut topic);
             make_topic(&mut topic);
-            document.clear();
-            documents.write(row, &mut document);
+            if !payloads.write(row, &topic, &mut payload) {
+                return Err(self.lost("the number of a schema was not asked for"));
+            }
             let mut record =
-                BaseRecord::with_opaque_to(&topic, opaque((number, row))).payload(document.as_slice());
+                BaseRecord::with_opaque_to(&topic, opaque((number, row))).payload(payload.as_slice());
             if keys.as_ref().is_some_and(|keys| keys.write(row, &mut key)) {
                 record = record.key(key.as_bytes());
             }
             if !headers.is_empty() {
-                let mut given = OwnedHeaders::new_with_capacity(headers.len());
-                for (name, text) in &headers {
-                    if text.write(row, &mut value) {
-                        given = given.insert(Header { key: name, value: Some(value.as_bytes()) });
-                    }
-                }
-                record = record.headers(given);
+                record = record.headers(headers_of(row));
             }
-            loop {
-                link.deliveries.sent();
-                let Err((error, back)) = link.producer.send(record) else { break };
-                link.deliveries.not_sent();
-                match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::QueueFull) => {
-                        // All of it will be sent again.
-                        if let Some(error) = link.deliveries.failure() {
-                            return Err(self.lost(error));
-                        }
-                        record = back;
-                        // Which of the two is of no interest.
-                        drop(tokio::time::timeout(FULL_WAIT, link.deliveries.changed()).await);
-                    }
-                    Some(code) if is_about_the_message(code) => {
-                        refused.push(((number, row), code));
-                        break;
-                    }
-                    _ => return Err(self.lost(error)),
-                }
+            if let Some(code) = self.hand_over(link, record).await? {
+                refused.push(((number, row), code));
             }
-            self.bytes.inc_by(document.len() as u64);
+            self.bytes.inc_by(payload.len() as u64);
         }
         Ok(refused)
+    }
+
+    /// Hands a message to the library, waiting while its queue is full. Why it does not take it, if so.
+    async fn hand_over(
+        &self,
+        link: &Link,
+        mut record: BaseRecord<'_, [u8], [u8], usize>,
+    ) -> Result<Option<RDKafkaErrorCode>, ConnectorError> {
+        loop {
+            link.deliveries.sent();
+            let Err((error, back)) = link.producer.send(record) else { return Ok(None) };
+            link.deliveries.not_sent();
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    // All of it will be sent again.
+                    if let Some(error) = link.deliveries.failure() {
+                        return Err(self.lost(error));
+                    }
+                    record = back;
+                    // Which of the two is of no interest.
+                    drop(tokio::time::timeout(FULL_WAIT, link.deliveries.changed()).await);
+                }
+                Some(code) if is_about_the_message(code) => return Ok(Some(code)),
+                _ => return Err(self.lost(error)),
+            }
+        }
     }
 
     /// Waits until everything is confirmed. Returns what is refused for good.
@@ -354,22 +437,37 @@ impl KafkaSink {
         }
     }
 
-    /// A broker refuses a whole batch of messages for its size, or for one of them: so each is sent alone.
+    /// A broker refuses a whole batch of messages for its size, or for one of them: so each is sent alone, and what has
+    /// several rows in halves.
     async fn one_by_one(
-        &self,
+        &mut self,
         refused: Vec<(Row, RDKafkaErrorCode)>,
     ) -> Result<Vec<(Row, RDKafkaErrorCode)>, ConnectorError> {
         let mut still = Vec::new();
-        for ((batch, row), code) in refused {
+        // Whether it was sent alone already.
+        let mut open: Vec<_> = refused.into_iter().map(|(row, code)| (row, code, false)).collect();
+        while let Some(((batch, row), code, was_alone)) = open.pop() {
+            let rows = self.groups.remove(&(batch, row)).unwrap_or_else(|| vec![row]);
             if is_about_the_topic(code) {
                 if self.texts.topic.constant().is_some() {
                     return Err(self.lost(KafkaError::MessageProduction(code)));
                 }
+                still.extend(rows.into_iter().map(|row| ((batch, row), code)));
+                continue;
+            }
+            if was_alone && rows.len() == 1 {
                 still.push(((batch, row), code));
                 continue;
             }
-            still.extend(self.send(batch, Some(row)).await?);
-            still.extend(self.settle().await?);
+            let halves = match was_alone {
+                true => rows.split_at(rows.len() / 2),
+                false => (rows.as_slice(), &[][..]),
+            };
+            for part in [halves.0, halves.1].into_iter().filter(|part| !part.is_empty()) {
+                let mut again = self.send(batch, Some(part)).await?;
+                again.extend(self.settle().await?);
+                open.extend(again.into_iter().map(|(row, code)| (row, code, true)));
+            }
         }
         Ok(still)
     }
@@ -398,6 +496,8 @@ fn reason(code: RDKafkaErrorCode) -> String {
 impl Sink for KafkaSink {
     async fn connect(&mut self) -> Result<(), ConnectorError> {
         self.batches.clear();
+        self.groups.clear();
+        self.bounds.rows = usize::MAX;
         self.n_rows = 0;
         self.skipped.clear();
         if let Some(transactions) = &mut self.transactions {
@@ -416,6 +516,7 @@ impl Sink for KafkaSink {
         self.batches.push(batch.clone());
         self.n_rows += batch.num_rows() as u64;
         let number = self.batches.len() - 1;
+        self.encoder.prepare(batch, &self.texts.topic).await?;
         self.skip(number).await?;
         if self.skipped.iter().filter(|(of, _)| *of == number).count() < batch.num_rows() {
             self.begin().await?;
@@ -444,7 +545,10 @@ impl Sink for KafkaSink {
         self.rows.inc_by(self.n_rows - refused.len() as u64);
         let rejects = merge(&self.name, &self.rejects(refused));
         self.batches.clear();
+        self.groups.clear();
+        self.bounds.rows = usize::MAX;
         self.skipped.clear();
+        self.encoder.flushed();
         self.n_rows = 0;
         Ok(rejects)
     }
@@ -493,6 +597,15 @@ mod tests {
             ("topic: t\nbatch: { max_bytes: 0 }", "max_bytes"),
             ("topic: t\ntransactional_id: \"\"", "transactional_id"),
             ("topic: t\ntransactional_id: a\ndelivery_timeout: 1h", "delivery_timeout"),
+            ("topic: t\nencoding: arrow\nkey: \"{user}\"", "Arrow"),
+            (
+                "topic: t\nencoding: arrow\nschema_registry: { endpoint: \"http://localhost\" }",
+                "schema_registry",
+            ),
+            ("topic: t\nencoding: protobuf", "protobuf"),
+            ("topic: t\nsasl: { mechanism: PLAIN, username: u }", "password"),
+            ("topic: t\nsasl: { mechanism: OAUTHBEARER, username: u, password: p }", "oauth"),
+            ("topic: t\nsasl: { mechanism: OAUTHBEARER, oauth: { client_id: a } }", "token_file"),
         ] {
             let error = with(rest).unwrap_err();
             assert!(error.contains(named), "{rest}: {error}");

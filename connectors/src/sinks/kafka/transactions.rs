@@ -14,17 +14,20 @@
 //! When a commit fails in doubt, the sink connects again and reads the marks, which tell.
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use logdrive_schemas::{Origin, Partition};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::client::OAuthToken;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{Producer as _, ThreadedProducer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 
 use super::deliveries::Reports;
 use crate::error::BoxError;
+use crate::kafka::oauth::{Login, Tokens};
 use crate::source::partition_of;
 
 type Producer = ThreadedProducer<Reports>;
@@ -34,16 +37,31 @@ const STEP: Duration = Duration::from_secs(5);
 
 /// How far the transactions of one source's rows have come.
 struct Marks {
-    consumer: Arc<BaseConsumer>,
+    consumer: Arc<BaseConsumer<Reader>>,
+    login: Arc<Login>,
     /// Behind what is in committed transactions.
     next: HashMap<Partition, u64>,
     /// Behind what is in the open one, by topic and number.
     progress: BTreeMap<(String, i32), u64>,
 }
 
+/// What reads marks.
+struct Reader(Arc<Login>);
+
+impl ClientContext for Reader {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.0.token()
+    }
+}
+
+impl ConsumerContext for Reader {}
+
 pub(super) struct Transactions {
     id: String,
     client: ClientConfig,
+    tokens: Option<Arc<Tokens>>,
     patience: Duration,
     is_open: bool,
     marks: HashMap<Arc<str>, Marks>,
@@ -51,8 +69,13 @@ pub(super) struct Transactions {
 
 impl Transactions {
     /// `client` configures what reads marks; `patience` is how long a commit may take.
-    pub(super) fn new(id: &str, client: ClientConfig, patience: Duration) -> Self {
-        Self { id: id.to_owned(), client, patience, is_open: false, marks: HashMap::new() }
+    pub(super) fn new(
+        id: &str,
+        client: ClientConfig,
+        tokens: Option<Arc<Tokens>>,
+        patience: Duration,
+    ) -> Self {
+        Self { id: id.to_owned(), client, tokens, patience, is_open: false, marks: HashMap::new() }
     }
 
     /// The producer is a new one, which has aborted what the one before had not committed. What was noted stays: the
@@ -73,16 +96,22 @@ impl Transactions {
         if !self.marks.contains_key(&origin.source) {
             let mut client = self.client.clone();
             client.set("group.id", format!("{}-{}", self.id, origin.source));
-            let consumer = Arc::new(client.create()?);
-            let marks = Marks { consumer, next: HashMap::new(), progress: BTreeMap::new() };
+            let login = Login::new(self.tokens.as_ref());
+            let consumer = Arc::new(client.create_with_context(Reader(Arc::clone(&login)))?);
+            let marks = Marks { consumer, login, next: HashMap::new(), progress: BTreeMap::new() };
             self.marks.insert(Arc::clone(&origin.source), marks);
         }
         let Some(marks) = self.marks.get_mut(&origin.source) else { return Ok(None) };
         if let Some(next) = marks.next.get(&origin.partition) {
             return Ok(Some(*next));
         }
-        let (consumer, patience) = (Arc::clone(&marks.consumer), self.patience);
-        let next = blocking(move || read_mark(&consumer, topic, number, patience)).await?;
+        let (consumer, login) = (Arc::clone(&marks.consumer), Arc::clone(&marks.login));
+        let patience = self.patience;
+        let next = blocking(move || {
+            login.serve(&consumer);
+            read_mark(&consumer, topic, number, patience)
+        })
+        .await?;
         if next > 0 {
             let partition = origin.peer.as_deref().unwrap_or_default();
             tracing::info!(partition, next, "Rows before this offset are in committed transactions.");
@@ -150,7 +179,12 @@ fn place(origin: &Origin) -> Option<(String, i32)> {
     Some((topic.to_owned(), number.parse().ok()?))
 }
 
-fn read_mark(consumer: &BaseConsumer, topic: String, number: i32, patience: Duration) -> KafkaResult<u64> {
+fn read_mark(
+    consumer: &BaseConsumer<Reader>,
+    topic: String,
+    number: i32,
+    patience: Duration,
+) -> KafkaResult<u64> {
     let mut list = TopicPartitionList::new();
     list.add_partition(&topic, number);
     let list = consumer.committed_offsets(list, patience)?;

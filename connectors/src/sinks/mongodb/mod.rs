@@ -231,9 +231,8 @@ impl MongodbSink {
         let n_bytes: usize = documents.iter().map(|document| document.as_bytes().len()).sum();
         self.bytes.inc_by(n_bytes as u64);
         let inserting = async { collection.insert_many(documents).ordered(false).await };
-        let (error, failed) = match self.in_time(inserting).await {
-            Ok(_) => return Ok(Outcome::Done { refused: Vec::new(), n_duplicates: 0 }),
-            Err(trouble) => trouble,
+        let Err((error, failed)) = self.in_time(inserting).await else {
+            return Ok(Outcome::Done { refused: Vec::new(), n_duplicates: 0 });
         };
         match error.as_ref().map(|error| &*error.kind) {
             Some(ErrorKind::InsertMany(InsertManyError {

@@ -5,11 +5,13 @@
 //! that is exactly once). COPY takes all rows or none, so one that fails is repeated in halves behind a savepoint, until
 //! the rows that are refused are alone.
 
+mod binary;
 mod books;
 mod config;
 mod encode;
 mod link;
 mod table;
+mod text;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,9 +1,11 @@
 //! What the client library tells us: rebalances, commits, statistics, errors.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -12,6 +14,7 @@ use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 
 use super::shared::Shared;
 use crate::context::ConnectorContext;
+use crate::kafka::oauth::Login;
 use crate::kafka::{is_refusal, log};
 use crate::source::partition_of;
 
@@ -34,16 +37,18 @@ pub(super) struct GroupContext {
     refusal: Mutex<Option<String>>,
     /// Nobody carries out anything any more.
     closed: AtomicBool,
+    login: Arc<Login>,
 }
 
 impl GroupContext {
-    pub(super) fn new(cx: &ConnectorContext, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(cx: &ConnectorContext, shared: Arc<Shared>, login: Arc<Login>) -> Self {
         Self {
             name: Arc::clone(&cx.name),
             shared,
             rebalances: Mutex::default(),
             refusal: Mutex::default(),
             closed: AtomicBool::new(false),
+            login,
         }
     }
 
@@ -85,6 +90,12 @@ pub(super) fn unassign<C: ConsumerContext>(
 }
 
 impl ClientContext for GroupContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(&self.name, level, facility, message);
     }
@@ -94,7 +105,7 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if is_refusal(&error) {
+        if is_refusal(&error) && self.login.failure().is_none() {
             *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         }
         tracing::warn!(source = %self.name, %error, "{reason}");

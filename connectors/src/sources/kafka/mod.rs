@@ -33,6 +33,7 @@ use self::shared::Shared;
 use self::start::Start;
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
+use crate::kafka::oauth::{Login, Tokens};
 use crate::kafka::{Cluster, KafkaTls, Options, Sasl, invalid, is_refusal};
 use crate::source::{Budget, Source, SourceConfig, SourceKind};
 
@@ -140,13 +141,16 @@ impl Kafka {
         self.metadata.as_ref().map(|_| Columns::new(&self.headers))
     }
 
-    fn client(&self, cx: &ConnectorContext) -> Result<ClientConfig, ConfigError> {
-        let cluster = Cluster {
+    fn cluster(&self) -> Cluster<'_> {
+        Cluster {
             endpoint: &self.endpoint,
             tls: self.tls.as_ref(),
             sasl: self.sasl.as_ref(),
             options: &self.options,
-        };
+        }
+    }
+
+    fn client(&self, cx: &ConnectorContext) -> Result<ClientConfig, ConfigError> {
         let prefetch = (self.prefetch_bytes >> 10).to_string();
         let defaults = [
             ("statistics.interval.ms", "5000"),
@@ -166,7 +170,7 @@ impl Kafka {
             ("auto.offset.reset", "earliest"),
             ("queued.max.messages.kbytes", prefetch.as_str()),
         ];
-        cluster.client(cx, &defaults, &fixed)
+        self.cluster().client(cx, &defaults, &fixed)
     }
 }
 
@@ -204,10 +208,12 @@ impl SourceConfig for Kafka {
             return Err(invalid("`headers` are kept under `metadata`").with_help("add `metadata: kafka`"));
         }
         let client = self.client(cx)?;
+        let tokens = self.cluster().tokens()?;
         let registry = self.schema_registry.as_ref().map(|registry| registry.build(cx)).transpose()?;
         Ok(SourceKind::Log(Box::new(KafkaSource {
             config: self,
             client,
+            tokens,
             cx: cx.clone(),
             registry,
             untranslated: None,
@@ -220,6 +226,7 @@ impl SourceConfig for Kafka {
 struct KafkaSource {
     config: Kafka,
     client: ClientConfig,
+    tokens: Option<Arc<Tokens>>,
     cx: ConnectorContext,
     registry: Option<Registry>,
     /// Received, but its schemas are not known yet.
@@ -274,13 +281,19 @@ impl KafkaSource {
 }
 
 /// Reaches a broker, joins, and starts the thread.
-fn join(client: &ClientConfig, config: &Kafka, cx: &ConnectorContext) -> Result<Run, ConnectorError> {
+fn join(
+    client: &ClientConfig,
+    config: &Kafka,
+    login: Arc<Login>,
+    cx: &ConnectorContext,
+) -> Result<Run, ConnectorError> {
     let endpoint = config.endpoint.join(",");
     let shared = Arc::new(Shared::new(cx, config.isolation_level));
-    let context = GroupContext::new(cx, Arc::clone(&shared));
+    let context = GroupContext::new(cx, Arc::clone(&shared), Arc::clone(&login));
     let consumer: BaseConsumer<GroupContext> = client
         .create_with_context(context)
         .map_err(|error| ConnectorError::refused(&endpoint, error.to_string()))?;
+    login.serve(&consumer);
     // A topic that is not there is not made by asking for it.
     let literal = config.topics.iter().find(|topic| !topic.starts_with('^'));
     if let Err(error) = consumer.fetch_metadata(literal.map(String::as_str), CONNECT_MAX) {
@@ -288,10 +301,11 @@ fn join(client: &ClientConfig, config: &Kafka, cx: &ConnectorContext) -> Result<
         let _served = consumer.poll(Duration::ZERO);
         let refusal = consumer.context().refusal();
         consumer.context().close();
-        return Err(match refusal {
-            Some(reason) => ConnectorError::refused(endpoint, reason),
-            None if is_refusal(&error) => ConnectorError::refused(endpoint, error.to_string()),
-            None => ConnectorError::disconnected(endpoint, error),
+        return Err(match (login.failure(), refusal) {
+            (Some(reason), _) => ConnectorError::disconnected(endpoint, reason),
+            (None, Some(reason)) => ConnectorError::refused(endpoint, reason),
+            (None, None) if is_refusal(&error) => ConnectorError::refused(endpoint, error.to_string()),
+            (None, None) => ConnectorError::disconnected(endpoint, error),
         });
     }
     let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
@@ -315,9 +329,10 @@ impl Source for KafkaSource {
         let before = self.run.take();
         self.untranslated = None;
         let (client, config, cx) = (self.client.clone(), self.config.clone(), self.cx.clone());
+        let login = Login::new(self.tokens.as_ref());
         let joined = tokio::task::spawn_blocking(move || {
             drop(before);
-            join(&client, &config, &cx)
+            join(&client, &config, login, &cx)
         });
         let run = joined.await.map_err(|error| ConnectorError::disconnected(self.endpoint(), error))?;
         match run {

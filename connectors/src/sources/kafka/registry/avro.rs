@@ -11,6 +11,8 @@ use jiff::civil::date;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Map, Value as Json};
 
+use crate::kafka::AVRO_NAME;
+
 /// The message as JSON; `None` if it is not of the schema, or not all of it is.
 pub(super) fn read(schema: &Schema, parts: &[Schema], mut body: &[u8]) -> Option<Json> {
     let builder = GenericDatumReader::builder(schema);
@@ -102,7 +104,9 @@ fn json(value: &Value, schema: &Schema, names: &HashMap<String, &Schema>) -> Opt
         }
         (Value::Record(fields), Schema::Record(record)) => {
             let field = |((name, value), field): (&(String, Value), &apache_avro::schema::RecordField)| {
-                Some((name.clone(), json(value, &field.schema, names)?))
+                // Avro's names are narrow; our own sink says what a field is called.
+                let called = field.custom_attributes.get(AVRO_NAME).and_then(Json::as_str);
+                Some((called.unwrap_or(name).to_owned(), json(value, &field.schema, names)?))
             };
             Json::Object(fields.iter().zip(&record.fields).map(field).collect::<Option<Map<_, _>>>()?)
         }
