@@ -6,7 +6,9 @@ mod broker;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../sources_net/certificates.rs"]
 mod certificates;
+mod encodings;
 mod hardship;
+mod oauth;
 mod registry;
 mod sink;
 mod source;
@@ -34,10 +36,13 @@ async fn with_a_real_broker() {
         source::a_broker_that_is_not_there_is_tried_again(&broker),
     );
     registry::messages_are_read_by_their_schemas_and_poison_stays_as_it_is(&broker).await;
+    encodings::avro_and_json_by_a_registry_come_back(&broker).await;
     sink::documents_arrive_with_topic_key_and_headers(&broker).await;
     sink::what_is_refused_for_good_is_a_reject_and_nothing_else_is(&broker).await;
     sink::transactions_bring_what_a_source_repeats_once(&broker).await;
+    encodings::arrow_batches_come_back_within_their_bounds(&broker).await;
     hardship::tls_and_passwords_are_checked_on_both_sides(&broker).await;
+    oauth::tokens_let_us_in_as_long_as_they_are_renewed(&broker).await;
     hardship::whatever_happens_to_connections_every_row_arrives_once(&broker).await;
     sink::a_broker_that_goes_and_comes_back_has_everything(&broker).await;
 }

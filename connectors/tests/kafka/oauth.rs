@@ -91,7 +91,7 @@ pub(crate) async fn tokens_let_us_in_as_long_as_they_are_renewed(broker: &Broker
     assert_eq!(form, "grant_type=client_credentials&scope=kafka");
 
     // A token that is not good for this is refused; that there is none may pass.
-    std::fs::write(&file, token("shop", "else", LIFE)).unwrap();
+    std::fs::write(&file, token("shop", "else", LIFE * 20)).unwrap();
     let (mut wrong, _) = sink("kafka", &yaml(broker, &from_file, "topic: tokens"));
     let error = wrong.connect().await.unwrap_err();
     assert!(matches!(error, ConnectorError::Refused { .. }), "{error:?}");
