@@ -60,3 +60,7 @@ scaling *args:
 # Three times what the far end takes, for ten minutes: memory stays bounded, and nothing acknowledged is lost.
 overload *args:
     cargo run --release -p logdrive-compare -- overload {{args}}
+
+# How long a pipeline takes to come back against the size of its state: writes the table in docs/checkpoints.md.
+recovery:
+    LOGDRIVE_UPDATE_DOCS=1 cargo test --release -p logdrive --test recovery -- --ignored --nocapture

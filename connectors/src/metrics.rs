@@ -1,8 +1,8 @@
 //! Every metric of Logdrive, in Prometheus conventions. Numbers shown elsewhere are read from here.
 
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-    exponential_buckets,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, exponential_buckets,
 };
 
 macro_rules! metrics {
@@ -80,6 +80,16 @@ metrics! {
     view_bytes: IntGaugeVec "logdrive_view_state_bytes" ["view", "worker"];
     /// 1 for a view that has stopped, because its state outgrew its limit or an aggregate failed.
     view_stopped: IntGaugeVec "logdrive_view_stopped" ["view"];
+    /// Checkpoints written.
+    checkpoint_cuts: IntCounter "logdrive_checkpoint_cuts_total" [];
+    /// Bytes written to checkpoints, with what was merged.
+    checkpoint_bytes: IntCounter "logdrive_checkpoint_written_bytes_total" [];
+    /// Bytes of the files of the newest checkpoint.
+    checkpoint_size: IntGauge "logdrive_checkpoint_size_bytes" [];
+    /// Files of the newest checkpoint.
+    checkpoint_files: IntGauge "logdrive_checkpoint_files" [];
+    /// Damaged files found at the start, so that an older checkpoint was restored.
+    checkpoint_damaged: IntCounter "logdrive_checkpoint_damaged_files_total" [];
     /// Rows that a sink's far end confirmed.
     sink_rows: IntCounterVec "logdrive_sink_rows_total" ["sink"];
     /// Bytes that a sink sent.
@@ -150,6 +160,8 @@ families! {
         HistogramOpts::new(name, help).buckets(exponential_buckets(0.0005, 2.0, 18).expect("a valid range")),
         labels,
     );
+    IntCounter: |name, help, labels| Self::new(name, help);
+    IntGauge: |name, help, labels| Self::new(name, help);
     IntCounterVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
     IntGaugeVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
 }

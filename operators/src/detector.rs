@@ -1,14 +1,16 @@
 //! Detectors: stateful pieces of dataflow that say findings.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use logdrive_schemas::component::{Component, ConfigError, Node};
 
 use crate::expression::Compiler;
-use crate::flow::BatchStream;
+use crate::flow::{BatchStream, Changes};
 use crate::view::{Snapshots, ViewOutcome};
 
 /// What a detector may use while it is planned.
@@ -39,9 +41,30 @@ pub trait Checkpoint: Debug + Send + Sync {
     /// The first epoch at or after `epoch` at which operators hand in their state.
     fn next_cut(&self, epoch: u64) -> u64;
 
+    /// Whether state is to be handed in at `cut` by one whose frontier has reached `reached`. All instances get the
+    /// same answer for a cut. What is not handed in now is part of what is handed in next.
+    fn wants(&self, cut: u64, reached: u64) -> bool {
+        let _ = (cut, reached);
+        true
+    }
+
     /// Hands in the state of an operator's instance: everything of epochs before `cut`, nothing since. Every
-    /// instance hands in something at every cut that its frontier passes, in order.
+    /// instance hands in something at every cut that its frontier passes and that is wanted, in order.
     fn put(&self, operator: &str, worker: usize, cut: u64, state: Vec<u8>);
+
+    /// Like [`Self::put`], but the state is in tables, of which only what changed is handed in. An operator uses either
+    /// this or the other.
+    fn put_changes(&self, operator: &str, worker: usize, cut: u64, changes: Changes);
+
+    /// The rows of a table of `operator` in these shards, as of the cut that [`Self::restored`] is of; nothing if they
+    /// were handed in with another fingerprint. Columns are those that were handed in, all nullable.
+    fn restored_rows(
+        &self,
+        operator: &str,
+        fingerprint: u64,
+        table: &str,
+        shards: Range<u16>,
+    ) -> Box<dyn Iterator<Item = RecordBatch> + '_>;
 
     /// What all instances of `operator` handed in at the newest complete cut before this process started; empty at
     /// first. The number of workers may have changed: each instance takes what it is responsible for.
@@ -104,6 +127,9 @@ pub trait Detector: Debug + Send + Sync {
 
     /// Names of the stateful operators it attaches, unique in the pipeline: each hands in its state at every cut.
     fn operators(&self) -> Vec<String>;
+
+    /// What the state of its operators is written with, by operator: another one means that old state does not fit.
+    fn fingerprints(&self) -> Vec<(String, u64)>;
 
     /// Builds its dataflow on one worker. The output's batches have [`logdrive_schemas::Finding::schema`]; rows that
     /// fail an expression leave on the second stream as batches of the `rejects` stream.

@@ -74,6 +74,9 @@ pub trait View: Debug + Send + Sync {
     /// Names of the stateful operators it attaches, unique in the pipeline: each hands in its state at every cut.
     fn operators(&self) -> Vec<String>;
 
+    /// What the state of its operators is written with, by operator: another one means that old state does not fit.
+    fn fingerprints(&self) -> Vec<(String, u64)>;
+
     /// How the query is computed, for a reader.
     fn explain(&self) -> String;
 

@@ -320,7 +320,7 @@ fn state_of_another_shape_or_damaged_is_not_used() {
     let mut rng = Rng::new(9);
     for _ in 0..20 {
         let mut damaged = states.clone();
-        for state in damaged.values_mut().flatten() {
+        for state in damaged.blobs.values_mut().flatten() {
             let len = rng.below(state.len() as u64) as usize;
             state.truncate(len);
         }

@@ -1,14 +1,20 @@
 //! The timely glue: the container that streams carry, and what operators keep over crashes.
 
+mod changes;
 mod counted;
+mod memory;
+mod shards;
 mod state;
 
 use logdrive_schemas::Batch;
 use timely::Accountable;
 use timely::dataflow::Stream;
 
+pub use self::changes::{Changes, TableChange, n_bytes};
 pub use self::counted::Counted;
-pub use self::state::{Cuts, StateReader, StateWriter, restored};
+pub use self::memory::TablesInMemory;
+pub use self::shards::{SHARDS, shard_of, shards_of, worker_of};
+pub use self::state::{Cuts, StateReader, StateWriter, fingerprint_of, restored};
 
 /// What a channel carries. The record count is the number of **rows**, so that splitting a batch by key preserves the
 /// count that progress tracking relies on.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::changes::Changes;
 use crate::detector::{Checkpoint, WorkerContext};
 
 /// Marks the layout; another one is another word.
@@ -24,19 +25,39 @@ impl Cuts {
         Self { checkpoint: Arc::clone(&cx.checkpoint), operator, worker: cx.index, next: None }
     }
 
-    /// The state is that of all epochs before `epoch`, and `state` writes it down.
+    /// The state is that of all epochs before `epoch`, and `state` writes it down, whole.
     pub fn pass(&mut self, epoch: u64, mut state: impl FnMut() -> Vec<u8>) {
+        let (checkpoint, operator, worker) = (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
+        self.each(epoch, |cut| checkpoint.put(&operator, worker, cut, state()));
+    }
+
+    /// The state is that of all epochs before `epoch`, and `changes` says what changed in it since it was asked last.
+    pub fn pass_changes(&mut self, epoch: u64, mut changes: impl FnMut() -> Changes) {
+        let (checkpoint, operator, worker) = (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
+        self.each(epoch, |cut| checkpoint.put_changes(&operator, worker, cut, changes()));
+    }
+
+    fn each(&mut self, epoch: u64, mut hand_in: impl FnMut(u64)) {
         // Before anything is known the frontier is at zero; from there it jumps to the present.
         if epoch == 0 {
             return;
         }
         let mut next = *self.next.get_or_insert_with(|| self.checkpoint.next_cut(epoch));
         while next <= epoch && next < u64::MAX {
-            self.checkpoint.put(&self.operator, self.worker, next, state());
+            if self.checkpoint.wants(next, epoch) {
+                hand_in(next);
+            }
             next = self.checkpoint.next_cut(next + 1).max(next + 1);
         }
         self.next = Some(next);
     }
+}
+
+/// The fingerprint that a state was written with, if it is one.
+#[must_use]
+pub fn fingerprint_of(state: &[u8]) -> Option<u64> {
+    let mut reader = StateReader { bytes: state, names: HashMap::new() };
+    if reader.u64()? == MAGIC { reader.u64() } else { None }
 }
 
 /// The states that fit `fingerprint`: which worker of how many wrote it, and how to read on.

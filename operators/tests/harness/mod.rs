@@ -1,6 +1,7 @@
 //! Runs a detector on rows in given epochs, on timely workers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use arrow::array::{
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
+use logdrive_operators::flow::{Changes, TablesInMemory};
 use logdrive_operators::{
     Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters,
     Expression, ExpressionError, Lifecycle, Snapshots, WorkerContext,
@@ -87,7 +89,12 @@ pub(crate) struct Found {
     pub(crate) evidence: Vec<String>,
 }
 
-pub(crate) type States = HashMap<String, Vec<Vec<u8>>>;
+/// The state at a cut.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct States {
+    pub(crate) blobs: HashMap<String, Vec<Vec<u8>>>,
+    tables: HashMap<String, TablesInMemory>,
+}
 
 /// Everything that came out.
 #[derive(Debug, Default)]
@@ -99,6 +106,8 @@ pub(crate) struct Outcome {
     pub(crate) most_rows: usize,
     /// Cut, operator, worker.
     states: BTreeMap<u64, BTreeMap<(String, usize), Vec<u8>>>,
+    /// What was handed in at each cut, by operator.
+    changes: BTreeMap<u64, Vec<(String, Changes)>>,
     operators: Vec<String>,
 }
 
@@ -109,9 +118,12 @@ impl Outcome {
         let complete: Vec<_> = self.states.iter().filter(|(_, s)| s.len() == n_instances).collect();
         assert!(!complete.is_empty(), "no complete cut");
         let (cut, states) = complete[choose(complete.len())];
-        let mut by_operator = States::new();
+        let mut by_operator = States::default();
         for ((operator, _), state) in states {
-            by_operator.entry(operator.clone()).or_default().push(state.clone());
+            by_operator.blobs.entry(operator.clone()).or_default().push(state.clone());
+        }
+        for (operator, changes) in self.changes.range(..=cut).flat_map(|(_, changes)| changes) {
+            by_operator.tables.entry(operator.clone()).or_default().apply(changes).unwrap();
         }
         (*cut, by_operator)
     }
@@ -140,8 +152,25 @@ impl Checkpoint for Runtime {
         outcome.states.entry(cut).or_default().insert((operator.into(), worker), state);
     }
 
+    fn put_changes(&self, operator: &str, worker: usize, cut: u64, changes: Changes) {
+        self.put(operator, worker, cut, changes.state.clone());
+        let mut outcome = self.outcome.lock().unwrap();
+        outcome.changes.entry(cut).or_default().push((operator.to_owned(), changes));
+    }
+
+    fn restored_rows(
+        &self,
+        operator: &str,
+        fingerprint: u64,
+        table: &str,
+        shards: Range<u16>,
+    ) -> Box<dyn Iterator<Item = RecordBatch> + '_> {
+        let tables = self.restored.tables.get(operator).filter(|tables| tables.fingerprint == fingerprint);
+        Box::new(tables.and_then(|tables| tables.rows(table, &shards).unwrap()).into_iter())
+    }
+
     fn restored(&self, operator: &str) -> Vec<Vec<u8>> {
-        self.restored.get(operator).cloned().unwrap_or_default()
+        self.restored.blobs.get(operator).cloned().unwrap_or_default()
     }
 }
 
@@ -179,7 +208,7 @@ impl Run {
             lateness: 0,
             workers: 1,
             every: 1000,
-            restored: States::new(),
+            restored: States::default(),
             idle_until: None,
         }
     }

@@ -1,62 +1,145 @@
-//! Checkpoints of detectors: their state, cut at an epoch, together on disk or not at all.
+//! Checkpoints: the state of detectors and views, cut at an epoch, on disk together or not at all.
 //!
-//! Operators hand in what they hold at every cut. When all instances of all operators have, one file is written
-//! (temporary, synced, renamed), and only then may sources commit positions of epochs before the cut: what is kept
-//! in state is never acknowledged away. Two checkpoints are kept; a damaged newest one falls back to the other.
+//! Operators hand in what changed at every cut. When all instances of all operators have, it is written, and then a
+//! manifest that names all that belongs to the checkpoint. Sources commit positions of epochs before a cut only when
+//! a later one is on disk, too: two are kept, and if the newest is damaged the other one serves, and nothing that it
+//! lacks was acknowledged away. What is on disk and why is in `docs/checkpoints.md`.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+mod folder;
+pub mod inspect;
+mod manifest;
+mod merge;
+mod run;
+mod runs;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use logdrive_connectors::ConnectorError;
+use arrow::array::RecordBatch;
+use logdrive_connectors::{ConnectorError, Metrics};
 use logdrive_operators::Checkpoint;
-use logdrive_schemas::Epoch;
-use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use logdrive_operators::flow::{Changes, SHARDS, fingerprint_of};
+use logdrive_schemas::{Epoch, Position};
+use tokio::sync::mpsc;
+use tracing::info;
 
-use logdrive_connectors::storage;
+use self::folder::Folder;
+pub use self::manifest::{Blob, Damage, Dropped, FileRef, Manifest, OperatorState, Run, Span, TableState};
+use self::merge::{Layer, merge};
+use self::store::{Cut, Found, Part, Store};
+pub use self::writer::CheckpointWriter;
 
 /// Between two cuts, in the unit of epochs: one second.
 const CUT_EVERY: u64 = 1_000_000 / Epoch::UNIT_US as u64;
-const MAGIC: &[u8; 8] = b"LDCKPT01";
-const KEPT: usize = 2;
+/// How much may wait to be written before cuts are skipped.
+const WAITING_MAX_BYTES: usize = 64 << 20;
 
-/// State of every operator: name, then one part per worker.
-type States = BTreeMap<String, Vec<Vec<u8>>>;
-
-/// Gathers state and writes checkpoints.
+/// Gathers state and gives back what was restored.
 #[derive(Debug)]
 pub struct Checkpoints {
-    restored: States,
-    restored_cut: u64,
+    folder: Arc<Folder>,
+    restored: Manifest,
+    newest: u64,
     n_parts: usize,
-    gathering: Mutex<BTreeMap<u64, Gathering>>,
-    complete: mpsc::UnboundedSender<(u64, States)>,
+    gathering: Mutex<Gathering>,
+    pressure: Arc<Pressure>,
+    complete: mpsc::UnboundedSender<Cut>,
+}
+
+/// How far the writer is behind.
+#[derive(Debug, Default)]
+struct Pressure {
+    /// Of complete cuts that are not on disk.
+    n_bytes: AtomicUsize,
+    is_behind: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Gathering {
-    n_parts: usize,
-    states: States,
+    parts: BTreeMap<u64, Vec<Part>>,
+    /// Whether state was asked for at a cut, so that all instances get the same answer; and how many have asked.
+    wanted: BTreeMap<u64, (bool, usize)>,
+    /// Behind the last message of each partition, by the first cut behind its epoch.
+    sent: BTreeMap<u64, Vec<(Arc<str>, Position)>>,
+    positions: BTreeMap<String, BTreeMap<u64, u64>>,
 }
 
 impl Checkpoints {
-    /// Opens the folder and reads the newest checkpoint that is whole. `n_parts` is how many parts make a cut:
-    /// operators times workers.
+    /// Opens the folder and reads the newest checkpoint that is whole. `n_operators` hand in state on each of `workers`.
     ///
     /// # Errors
     /// If there are checkpoints and none can be read: starting empty would forget what was counted.
-    pub fn open(dir: &Path, n_parts: usize) -> Result<(Arc<Self>, CheckpointWriter), ConnectorError> {
-        let (restored_cut, restored) = read_newest(dir)?;
+    pub fn open(
+        dir: &Path,
+        n_operators: usize,
+        workers: usize,
+        metrics: &Arc<Metrics>,
+    ) -> Result<(Arc<Self>, CheckpointWriter), ConnectorError> {
+        let folder = Folder::new(dir);
+        let found = Store::open(&folder, workers).map_err(|e| ConnectorError::storage(dir, e))?;
+        let Found { store, restored, newest, damages } = found;
+        metrics.checkpoint_damaged.inc_by(damages.len() as u64);
+        if restored.cut > 0 {
+            let (cut, workers) = (restored.cut, restored.workers);
+            info!(cut, workers, operators = restored.operators.len(), "Checkpoint restored.");
+        }
         let (complete, receiver) = mpsc::unbounded_channel();
-        let this = Self { restored, restored_cut, n_parts, gathering: Mutex::default(), complete };
-        Ok((Arc::new(this), CheckpointWriter { dir: dir.to_owned(), receiver }))
+        let pressure = Arc::<Pressure>::default();
+        let gathering = Gathering { positions: restored.positions.clone(), ..Gathering::default() };
+        let this = Self {
+            folder: Arc::clone(&folder),
+            restored,
+            newest,
+            n_parts: n_operators * workers,
+            gathering: Mutex::new(gathering),
+            pressure: Arc::clone(&pressure),
+            complete,
+        };
+        let writer = CheckpointWriter::new(store, folder, receiver, pressure, Arc::clone(metrics));
+        Ok((Arc::new(this), writer))
     }
 
-    /// The epoch of the restored cut, 0 if there was none. New epochs are behind it.
+    /// The newest epoch that an earlier process has cut at, 0 if there was none. New epochs are behind it.
     #[must_use]
-    pub fn restored_cut(&self) -> u64 {
-        self.restored_cut
+    pub fn newest_cut(&self) -> u64 {
+        self.newest
+    }
+
+    /// Notes that what is before `position` went into the dataflow at `epoch`, or before.
+    pub fn sent(&self, source: &Arc<str>, position: Position, epoch: u64) {
+        if self.n_parts == 0 {
+            return;
+        }
+        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = gathering.sent.entry(self.next_cut(epoch + 1)).or_default();
+        match sent.iter_mut().find(|(of, at)| of == source && at.partition == position.partition) {
+            Some((_, at)) => at.offset = at.offset.max(position.offset),
+            None => sent.push((Arc::clone(source), position)),
+        }
+    }
+}
+
+impl Gathering {
+    /// Everything that was handed in up to a cut that is complete. An instance that began before others may have
+    /// handed in something at cuts that never will be.
+    fn complete(&mut self, cut: u64) -> Cut {
+        let later = self.parts.split_off(&(cut + 1));
+        let parts = std::mem::replace(&mut self.parts, later).into_values().flatten().collect();
+        self.wanted = self.wanted.split_off(&(cut + 1));
+        let later = self.sent.split_off(&(cut + 1));
+        for (source, position) in std::mem::replace(&mut self.sent, later).into_values().flatten() {
+            let partitions = self.positions.entry(source.to_string()).or_default();
+            let offset = partitions.entry(position.partition.0).or_default();
+            *offset = position.offset.max(*offset);
+        }
+        Cut { cut, parts, positions: self.positions.clone() }
     }
 }
 
@@ -65,220 +148,83 @@ impl Checkpoint for Checkpoints {
         epoch.div_ceil(CUT_EVERY) * CUT_EVERY
     }
 
-    fn put(&self, operator: &str, _worker: usize, cut: u64, state: Vec<u8>) {
+    fn wants(&self, cut: u64, reached: u64) -> bool {
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = gathering.entry(cut).or_default();
-        entry.n_parts += 1;
-        entry.states.entry(operator.to_owned()).or_default().push(state);
-        if entry.n_parts == self.n_parts {
-            let states = gathering.remove(&cut).map(|entry| entry.states).unwrap_or_default();
-            // Cuts of an instance come in order, so older ones that are not whole never will be.
-            gathering.retain(|other, _| *other > cut);
-            self.complete.send((cut, states)).ok();
+        let decide = || {
+            // Of cuts that are passed at once the last is enough.
+            let is_last = reached < self.next_cut(cut + 1);
+            let waiting = self.pressure.n_bytes.load(Ordering::Acquire);
+            let is_behind = self.pressure.is_behind.load(Ordering::Acquire);
+            (is_last && waiting < WAITING_MAX_BYTES && !is_behind, 0)
+        };
+        let (is_wanted, n_asked) = gathering.wanted.entry(cut).or_insert_with(decide);
+        *n_asked += 1;
+        let (is_wanted, all_asked) = (*is_wanted, *n_asked == self.n_parts);
+        if all_asked && !is_wanted {
+            gathering.wanted.remove(&cut);
+        }
+        is_wanted
+    }
+
+    fn put(&self, operator: &str, worker: usize, cut: u64, state: Vec<u8>) {
+        let fingerprint = fingerprint_of(&state).unwrap_or(0);
+        let changes = Changes { fingerprint, shards: 0..0, state, tables: Vec::new() };
+        self.put_changes(operator, worker, cut, changes);
+    }
+
+    fn put_changes(&self, operator: &str, worker: usize, cut: u64, changes: Changes) {
+        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = gathering.parts.entry(cut).or_default();
+        parts.push(Part { operator: operator.to_owned(), worker, changes });
+        if parts.len() == self.n_parts {
+            let cut = gathering.complete(cut);
+            let n_bytes: usize = cut.parts.iter().map(|part| part.changes.n_bytes()).sum();
+            self.pressure.n_bytes.fetch_add(n_bytes, Ordering::AcqRel);
+            // If the writer is gone the process is ending.
+            self.complete.send(cut).ok();
+        }
+    }
+
+    fn restored_rows(
+        &self,
+        operator: &str,
+        fingerprint: u64,
+        table: &str,
+        shards: Range<u16>,
+    ) -> Box<dyn Iterator<Item = RecordBatch> + '_> {
+        let state = self.restored.operators.get(operator);
+        let state = state.filter(|state| state.fingerprint == manifest::hex(fingerprint));
+        match state.and_then(|state| state.tables.get(table)) {
+            Some(table) => Box::new(rows(&self.folder, table, &shards)),
+            None => Box::new(std::iter::empty()),
         }
     }
 
     fn restored(&self, operator: &str) -> Vec<Vec<u8>> {
-        self.restored.get(operator).cloned().unwrap_or_default()
+        let Some(state) = self.restored.operators.get(operator) else { return Vec::new() };
+        state.state.parts(&self.folder).unwrap_or_else(|damage| lost(&damage.to_string()))
     }
 }
 
-/// Writes complete cuts to disk.
-#[derive(Debug)]
-pub struct CheckpointWriter {
-    dir: PathBuf,
-    receiver: mpsc::UnboundedReceiver<(u64, States)>,
+/// The rows that a table has.
+fn rows(folder: &Folder, table: &TableState, shards: &Range<u16>) -> impl Iterator<Item = RecordBatch> + use<> {
+    let n_keys = table.keys;
+    let layers = table.runs.iter().map(Layer::from).collect();
+    let merged = merge(folder.path(), n_keys, layers, shards, false);
+    let merged = merged.unwrap_or_else(|error| lost(&error.to_string()));
+    merged.map(move |rows| {
+        let rows = rows.unwrap_or_else(|error| lost(&error.to_string()));
+        let n_columns = rows.num_columns() - usize::from(n_keys > 0);
+        rows.project(&(0..n_columns).collect::<Vec<_>>()).expect("there are so many columns")
+    })
 }
 
-impl CheckpointWriter {
-    /// Writes until the dataflow ends, telling `durable` the newest cut on disk.
-    ///
-    /// A cut is written only once every sink has made the epochs before it durable (`sunk`): an operator restored
-    /// from it does not count those rows again, so what it said about them must have arrived.
-    ///
-    /// # Errors
-    /// If the disk fails: then nothing may be acknowledged any more.
-    pub async fn run(
-        mut self,
-        mut sunk: watch::Receiver<u64>,
-        durable: watch::Sender<u64>,
-    ) -> Result<(), ConnectorError> {
-        // While the sinks lag, the oldest cut waits for them; of those behind it the newest is enough.
-        let mut waiting: VecDeque<(u64, States)> = VecDeque::new();
-        loop {
-            let oldest = waiting.front().map(|(cut, _)| *cut);
-            tokio::select! {
-                received = self.receiver.recv() => match received {
-                    Some(newest) => {
-                        waiting.truncate(1);
-                        waiting.push_back(newest);
-                    }
-                    None => return Ok(()),
-                },
-                reached = reach(&mut sunk, oldest.unwrap_or(0)), if oldest.is_some() => {
-                    let Some(reached) = reached else { return Ok(()) };
-                    let mut ready = None;
-                    while let Some(cut) = waiting.pop_front_if(|(cut, _)| *cut <= reached) {
-                        ready = Some(cut);
-                    }
-                    if let Some((cut, states)) = ready {
-                        self.write(cut, states).await?;
-                        durable.send_replace(cut);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn write(&self, cut: u64, states: States) -> Result<(), ConnectorError> {
-        let dir = self.dir.clone();
-        let written = tokio::task::spawn_blocking(move || write(&dir, cut, &states)).await;
-        written
-            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
-            .map_err(|e| ConnectorError::storage(&self.dir, e))
-    }
+/// All files were whole when the checkpoint was opened. Going on without one would forget what was counted.
+fn lost(why: &str) -> ! {
+    panic!("a checkpoint that was whole cannot be read: {why}")
 }
 
-/// Waits until the sinks have reached `cut`; how far they are then. `None` if the dataflow is gone.
-async fn reach(sunk: &mut watch::Receiver<u64>, cut: u64) -> Option<u64> {
-    sunk.wait_for(|sunk| cut <= *sunk).await.ok().map(|sunk| *sunk)
-}
-
-fn path(dir: &Path, cut: u64) -> PathBuf {
-    dir.join(format!("{cut:020}.ckpt"))
-}
-
-fn write(dir: &Path, cut: u64, states: &States) -> std::io::Result<()> {
-    let mut body = Vec::new();
-    for (name, parts) in states {
-        put_bytes(&mut body, name.as_bytes());
-        body.extend_from_slice(&(parts.len() as u32).to_le_bytes());
-        parts.iter().for_each(|part| put_bytes(&mut body, part));
-    }
-    let mut file = MAGIC.to_vec();
-    file.extend_from_slice(&cut.to_le_bytes());
-    file.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-    file.extend_from_slice(&body);
-    storage::replace(&path(dir, cut), &file)?;
-    for old in list(dir)?.into_iter().rev().skip(KEPT) {
-        std::fs::remove_file(path(dir, old))?;
-    }
-    Ok(())
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-    out.extend_from_slice(bytes);
-}
-
-/// The cuts on disk, ascending.
-fn list(dir: &Path) -> std::io::Result<Vec<u64>> {
-    let mut cuts = Vec::new();
-    match std::fs::read_dir(dir) {
-        Ok(entries) => {
-            for entry in entries {
-                let name = entry?.file_name();
-                let cut = name.to_str().and_then(|name| name.strip_suffix(".ckpt")?.parse::<u64>().ok());
-                cuts.extend(cut);
-            }
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    cuts.sort_unstable();
-    Ok(cuts)
-}
-
-fn read_newest(dir: &Path) -> Result<(u64, States), ConnectorError> {
-    let cuts = list(dir).map_err(|e| ConnectorError::storage(dir, e))?;
-    let mut problem = None;
-    for cut in cuts.iter().rev() {
-        let path = path(dir, *cut);
-        match std::fs::read(&path).map(|bytes| read(&bytes, *cut)) {
-            Ok(Some(states)) => {
-                info!(cut, "Checkpoint restored.");
-                return Ok((*cut, states));
-            }
-            Ok(None) => {
-                warn!(path = %path.display(), "Checkpoint is damaged; falling back to the one before.");
-                problem = Some(std::io::Error::other("every checkpoint is damaged"));
-            }
-            Err(e) => problem = Some(e),
-        }
-    }
-    problem.map_or_else(|| Ok((0, States::new())), |e| Err(ConnectorError::storage(dir, e)))
-}
-
-/// `None` if the file is not whole.
-fn read(file: &[u8], cut: u64) -> Option<States> {
-    let rest = file.strip_prefix(MAGIC)?;
-    let (head, body) = rest.split_at_checked(12)?;
-    let same_cut = head[..8] == cut.to_le_bytes();
-    if !same_cut || head[8..] != crc32fast::hash(body).to_le_bytes() {
-        return None;
-    }
-    let mut body = body;
-    let mut states = States::new();
-    while !body.is_empty() {
-        let name = String::from_utf8(take_bytes(&mut body)?.to_vec()).ok()?;
-        let (n_parts, rest) = body.split_first_chunk::<4>()?;
-        body = rest;
-        let parts = (0..u32::from_le_bytes(*n_parts)).map(|_| take_bytes(&mut body).map(<[u8]>::to_vec));
-        states.insert(name, parts.collect::<Option<_>>()?);
-    }
-    Some(states)
-}
-
-fn take_bytes<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (len, rest) = from.split_first_chunk::<8>()?;
-    let (bytes, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
-    *from = rest;
-    Some(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn states(text: &str) -> States {
-        States::from([("velocity.rows".to_owned(), vec![text.as_bytes().to_vec(), Vec::new()])])
-    }
-
-    #[test]
-    fn the_newest_whole_checkpoint_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read_newest(dir.path()).unwrap(), (0, States::new()));
-        for cut in [10, 20, 30] {
-            write(dir.path(), cut, &states(&cut.to_string())).unwrap();
-        }
-        assert_eq!(list(dir.path()).unwrap(), [20, 30]);
-        assert_eq!(read_newest(dir.path()).unwrap(), (30, states("30")));
-    }
-
-    #[test]
-    fn a_damaged_byte_anywhere_falls_back_and_two_are_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), 10, &states("old")).unwrap();
-        write(dir.path(), 20, &states("new")).unwrap();
-        let good = std::fs::read(path(dir.path(), 20)).unwrap();
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 0x40;
-            std::fs::write(path(dir.path(), 20), &bad).unwrap();
-            assert_eq!(read_newest(dir.path()).unwrap(), (10, states("old")), "byte {at}");
-        }
-        std::fs::write(path(dir.path(), 10), b"").unwrap();
-        assert!(read_newest(dir.path()).is_err());
-    }
-
-    #[test]
-    fn a_cut_is_complete_when_every_part_is_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let (checkpoints, mut writer) = Checkpoints::open(dir.path(), 2).unwrap();
-        assert_eq!((checkpoints.next_cut(1_001), checkpoints.next_cut(2_000)), (2_000, 2_000));
-        checkpoints.put("a", 0, 20, vec![1]);
-        assert!(writer.receiver.try_recv().is_err());
-        checkpoints.put("a", 1, 20, vec![2]);
-        assert_eq!(writer.receiver.try_recv().unwrap().0, 20);
-    }
+/// The shards of all workers.
+fn all_shards() -> Range<u16> {
+    0..SHARDS
 }

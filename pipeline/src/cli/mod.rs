@@ -3,9 +3,11 @@
 mod audit;
 mod buffer;
 mod check;
+mod checkpoint;
 mod explain;
 mod generate;
 mod infer;
+mod plan;
 mod rejects;
 mod remote;
 mod run;
@@ -41,6 +43,9 @@ enum Command {
     Buffer(buffer::Command),
     /// Check configuration files: every error, with its place.
     Check(PipelineFiles),
+    /// Look at the checkpoints of a pipeline that does not run.
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
     /// Show how the views of a pipeline are computed; with `--watermarks`, how far event time has come in a running one.
     Explain(explain::Explain),
     /// Write simulated e-commerce events to standard output.
@@ -55,6 +60,8 @@ enum Command {
     },
     /// Print the `schema:` block that fits a file of JSON lines.
     Infer(infer::Infer),
+    /// Say what becomes of the state on disk if this configuration is started: kept, rebuilt or dropped.
+    Plan(plan::Plan),
     /// List or replay rejects.
     #[command(subcommand)]
     Rejects(rejects::Command),
@@ -95,10 +102,12 @@ pub fn main() -> ExitCode {
         Command::Audit(command) => audit::run(command),
         Command::Buffer(command) => buffer::run(command),
         Command::Check(files) => check::run(&files),
+        Command::Checkpoint(command) => checkpoint::run(&command),
         Command::Explain(command) => explain::run(&command),
         Command::Generate(command) => generate::run(&command),
         Command::Graph { files, format } => check::graph(&files, format),
         Command::Infer(command) => infer::run(&command),
+        Command::Plan(command) => plan::run(&command),
         Command::Rejects(command) => rejects::run(command),
         Command::Run(command) => run::run(&command),
         Command::Schema => print(&format!("{:#}\n", config::reference::json_schema())),

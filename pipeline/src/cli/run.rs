@@ -48,7 +48,7 @@ pub(super) fn run(command: &Run) -> Outcome {
     let (files, plan) = load(&command.files)?;
     let line = status_line::StatusLine::new(!command.quiet && std::io::stderr().is_terminal());
     start_logging(command, &line)?;
-    abort_on_panic();
+    topology::exit_on_panic();
     let outcome = runtime()?.block_on(drive(plan, line));
     match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -65,15 +65,6 @@ pub(super) fn run(command: &Run) -> Outcome {
             Err(message)
         }
     }
-}
-
-/// A panic anywhere ends the process: half a pipeline acknowledges nothing wrong, but it must not hang either.
-fn abort_on_panic() {
-    let default = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        default(info);
-        std::process::exit(101);
-    }));
 }
 
 fn start_logging(command: &Run, line: &status_line::StatusLine) -> Result<(), String> {

@@ -25,6 +25,7 @@ const SECTIONS: &[&str] = &[
     "in_flight_max_bytes",
     "sinks",
     "sources",
+    "stall_timeout",
     "streams",
     "tests",
     "views",
@@ -85,6 +86,7 @@ pub(super) struct Draft {
     pub(super) api: Option<SocketAddr>,
     pub(super) in_flight_max_bytes: u64,
     pub(super) drain_timeout: Duration,
+    pub(super) stall_timeout: Duration,
     pub(super) sources: Vec<SourceDraft>,
     pub(super) streams: Vec<StreamDraft>,
     pub(super) detectors: Vec<DetectorDraft>,
@@ -107,6 +109,7 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
         api: Some(SocketAddr::from(([127, 0, 0, 1], 8686))),
         in_flight_max_bytes: 256 << 20,
         drain_timeout: Duration::from_secs(30),
+        stall_timeout: Duration::from_secs(300),
         sources: Vec::new(),
         streams: Vec::new(),
         detectors: Vec::new(),
@@ -165,9 +168,12 @@ fn read_settings(root: &Node, draft: &mut Draft, errors: &mut Vec<ConfigError>) 
             None => errors.push(ConfigError::wrong_type(node, "a size such as `256MiB`")),
         }
     }
-    if let Some(node) = root.get("drain_timeout") {
+    for (key, timeout) in
+        [("drain_timeout", &mut draft.drain_timeout), ("stall_timeout", &mut draft.stall_timeout)]
+    {
+        let Some(node) = root.get(key) else { continue };
         match node.as_str().and_then(|s| humantime::parse_duration(s).ok()) {
-            Some(timeout) => draft.drain_timeout = timeout,
+            Some(found) => *timeout = found,
             None => errors.push(ConfigError::wrong_type(node, "a duration such as `30s`")),
         }
     }

@@ -24,6 +24,8 @@ pub struct Plan {
     pub in_flight_max_bytes: u64,
     /// How long a graceful stop may take.
     pub drain_timeout: Duration,
+    /// After how long without progress, while there is input, the process ends; zero: never.
+    pub stall_timeout: Duration,
     /// Where messages come from.
     pub sources: Vec<SourcePlan>,
     /// Ordered so that each comes after its inputs.

@@ -56,6 +56,7 @@ pub fn json_schema() -> Value {
             "api": { "anyOf": [{ "enum": ["off", false] }, { "type": "object", "properties": { "listen": { "type": "string" } } }] },
             "in_flight_max_bytes": { "type": "string", "description": "How much of one source may be received and not delivered." },
             "drain_timeout": { "type": "string", "description": "How long a graceful stop may take." },
+            "stall_timeout": { "type": "string", "description": "After how long without progress inside, while there is input, the process ends, to go on from its checkpoint; `0s`: never.", "default": "5m" },
             "sources": map(sources),
             "streams": map(json!({ "type": "object", "required": ["from"], "additionalProperties": false,
                 "properties": { "from": from, "steps": { "type": "array", "items": { "oneOf": steps } } } })),

@@ -128,6 +128,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         api: draft.api,
         in_flight_max_bytes: draft.in_flight_max_bytes,
         drain_timeout: draft.drain_timeout,
+        stall_timeout: draft.stall_timeout,
         sources,
         streams: round.streams,
         detectors: round.detectors,

@@ -88,12 +88,13 @@ impl WorkerSide {
 }
 
 /// Attaches a sink. The stream that comes out carries the rows that the sink refused, and its frontier is what the
-/// sink has made durable.
+/// sink has made durable. `reached` is told before which epoch everything has come to the sink's task.
 pub(super) fn attach<'scope>(
     name: &str,
     input: BatchStream<'scope>,
     to_sink: mpsc::UnboundedSender<ToSink>,
     from_sink: Arc<FromSink>,
+    reached: impl Fn(u64) + 'static,
 ) -> BatchStream<'scope> {
     let scope = input.scope();
     let worker = scope.index();
@@ -120,6 +121,7 @@ pub(super) fn attach<'scope>(
             let frontier = frontiers[0].frontier().first().copied().unwrap_or(u64::MAX);
             if frontier > told {
                 told = frontier;
+                reached(frontier);
                 if let Some(newest) = newest.as_mut().filter(|_| frontier < u64::MAX) {
                     newest.downgrade(&frontier);
                 }

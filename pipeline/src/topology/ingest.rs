@@ -18,6 +18,8 @@ use tracing::{error, info, warn};
 use super::epochs::Epochs;
 use super::positions::Positions;
 use super::queue::{Ingest, QueueSender};
+use super::watchdog::Pulse;
+use crate::checkpoint::Checkpoints;
 
 /// How long a source waits before it tries to connect again; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -30,6 +32,10 @@ pub(super) struct IngestTask {
     pub(super) source: Box<dyn Source>,
     pub(super) queues: Vec<QueueSender>,
     pub(super) epochs: Arc<Epochs>,
+    pub(super) checkpoints: Arc<Checkpoints>,
+    /// The source's number in the plan.
+    pub(super) idx: usize,
+    pub(super) pulse: Arc<Pulse>,
     /// Every epoch before it has left the sinks' memory.
     pub(super) sunk: watch::Receiver<u64>,
     /// Every epoch before it is delivered and checkpointed.
@@ -81,6 +87,7 @@ impl IngestTask {
         for queue in &self.queues {
             queue.send(Ingest::End);
         }
+        self.pulse.told(self.idx, u64::MAX);
         info!(source = %self.name, "Source ended; everything it gave is delivered.");
         Ok(())
     }
@@ -121,6 +128,7 @@ impl IngestTask {
                 let bytes = chunk.bytes() as u64;
                 self.use_credits(bytes);
                 in_flight.push_back(InFlight { epoch, end: chunk.end(), bytes });
+                self.checkpoints.sent(&self.name, chunk.end(), epoch);
                 if !self.queues[next_worker].send(Ingest::Chunk(epoch, chunk)) {
                     return Ok(Ended::Aborted);
                 }
@@ -182,7 +190,9 @@ impl IngestTask {
         let lag = oldest.map_or(0, |oldest| epoch.saturating_sub(oldest.epoch));
         let lag = lag as f64 * Epoch::UNIT_US as f64 / 1e6;
         self.metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
-        self.queues.iter().all(|queue| queue.send(Ingest::Tick(epoch)))
+        let told = self.queues.iter().all(|queue| queue.send(Ingest::Tick(epoch)));
+        self.pulse.told(self.idx, epoch);
+        told
     }
 
     fn use_credits(&mut self, bytes: u64) {

@@ -23,6 +23,7 @@ mod seen;
 mod sink_task;
 mod snapshots;
 mod taps;
+mod watchdog;
 mod worker;
 
 use std::collections::HashMap;
@@ -34,7 +35,6 @@ use std::time::Duration;
 use logdrive_connectors::buffer::queue::DiskQueue;
 use logdrive_connectors::{ConnectorContext, ConnectorError, Metrics, Sink, Source, SourceKind, buffer};
 use logdrive_schemas::component::ConfigError;
-use timely::dataflow::ProbeHandle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ use crate::config::{Input, Plan};
 pub use epochs::now_micros;
 pub use snapshots::{Progress, ViewReader};
 pub use taps::{Tap, TapReader};
+pub use watchdog::exit_on_panic;
 
 /// Why a pipeline does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +131,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     let of_detectors = plan.detectors.iter().map(|d| d.detector.operators().len());
     let n_operators: usize = of_detectors.chain(plan.views.iter().map(|v| v.view.operators().len())).sum();
     let (checkpoints, checkpoint_writer) =
-        Checkpoints::open(&data_dir.join("checkpoints"), n_operators * plan.workers)
+        Checkpoints::open(&data_dir.join("checkpoints"), n_operators, plan.workers, &metrics)
             .map_err(|source| RunError::Connector { component: "checkpoints".into(), source })?;
     let sources = build_sources(&plan, &mut stand, &context)?;
     let sinks = build_sinks(&plan, &mut stand, &context)?;
@@ -150,8 +151,9 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         sink_ends.push((to_sink, Arc::clone(&from_sink)));
         sink_tasks.push((idx, sink, inbox, from_sink));
     }
-    let epochs = epochs::Epochs::new(checkpoints.restored_cut(), n_operators > 0);
+    let epochs = epochs::Epochs::new(checkpoints.newest_cut(), n_operators > 0);
     let views = ViewReader::new(&plan, &epochs);
+    let pulse = watchdog::Pulse::new(plan.workers, plan.sources.len(), runtime::places(&plan));
     let nodes = all_nodes(&plan);
     let taps = taps::Taps::new(nodes.iter().copied());
     let view = View {
@@ -172,6 +174,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         sinks: sink_ends,
         shutdown: shutdown.clone(),
         views,
+        pulse: Arc::clone(&pulse),
     });
 
     let frontiers = Frontiers::new(n_operators > 0);
@@ -202,7 +205,10 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
             name: Arc::clone(&name),
             source,
             queues: senders.iter_mut().map(|worker| worker[idx].clone()).collect(),
+            idx,
             epochs: Arc::clone(&epochs),
+            checkpoints: Arc::clone(&checkpoints),
+            pulse: Arc::clone(&pulse),
             sunk: frontiers.sunk.subscribe(),
             delivered: frontiers.delivered.subscribe(),
             positions,
@@ -215,6 +221,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         };
         tasks.spawn(async move { (task.name.to_string(), task.run().await) });
     }
+    watchdog::watch(&pulse, runtime.plan.stall_timeout).map_err(|e| RunError::Timely(e.to_string()))?;
     view.ready.store(true, Ordering::Release);
     Ok(Running {
         tasks,
@@ -390,7 +397,7 @@ fn sink_task(
 struct Frontiers {
     /// Every epoch before it has left every sink.
     sunk: watch::Sender<u64>,
-    /// Every epoch before it is in a checkpoint on disk.
+    /// Every epoch before it is in two checkpoints on disk.
     cut: watch::Sender<u64>,
     /// Every epoch before it is both: its positions may be committed.
     delivered: watch::Sender<u64>,
@@ -424,14 +431,20 @@ async fn spawn_dataflow(
     let abandon = Arc::new(AtomicBool::new(false));
     let (built_sender, mut built) = mpsc::unbounded_channel();
     let dataflow = CancellationToken::new();
-    let ended = dataflow.clone();
+    let (ended, pulse) = (dataflow.clone(), Arc::clone(&runtime.pulse));
     let n_workers = runtime.plan.workers;
     let (worker_runtime, worker_abandon) = (Arc::clone(runtime), Arc::clone(&abandon));
     let guards = timely::execute(timely::Config::process(n_workers), move |worker| {
         let queues = worker_runtime.take_queues(worker.index());
-        let probe: ProbeHandle<u64> = worker.dataflow(|scope| worker::build(scope, &worker_runtime, queues));
+        let (probe, places) = worker.dataflow(|scope| worker::build(scope, &worker_runtime, queues));
+        let pulse = &worker_runtime.pulse;
         built_sender.send(()).ok();
         while worker.step_or_park(Some(Duration::from_millis(100))) {
+            pulse.stepped(worker.index());
+            for (place, probe) in &places {
+                let reached = probe.with_frontier(|f| f.first().copied()).unwrap_or(u64::MAX);
+                pulse.reached(*place, worker.index(), reached);
+            }
             if worker_abandon.load(Ordering::Acquire) {
                 // What is inside is neither delivered nor acknowledged: it comes again at the next start.
                 worker.installed_dataflows().into_iter().for_each(|idx| worker.drop_dataflow(idx));
@@ -455,6 +468,7 @@ async fn spawn_dataflow(
         .spawn(move || {
             // Panics of workers abort the process before they come here.
             drop(guards);
+            pulse.over();
             ended.cancel();
         })
         .map_err(|e| RunError::Timely(e.to_string()))?;

@@ -12,6 +12,7 @@ use super::egress::{FromSink, ToSink};
 use super::queue::QueueReceiver;
 use super::snapshots::ViewReader;
 use super::taps::{RejectCounter, Taps};
+use super::watchdog::Pulse;
 use crate::checkpoint::Checkpoints;
 use crate::config::Plan;
 
@@ -29,6 +30,16 @@ pub(super) struct Runtime {
     pub(super) shutdown: CancellationToken,
     /// Who reads views.
     pub(super) views: Arc<ViewReader>,
+    /// How far everything is.
+    pub(super) pulse: Arc<Pulse>,
+}
+
+/// What the watchdog watches: sinks, then detectors, then views.
+pub(super) fn places(plan: &Plan) -> Vec<String> {
+    let sinks = plan.sinks.iter().map(|sink| format!("sink {}", sink.name));
+    let detectors = plan.detectors.iter().map(|detector| format!("detector {}", detector.name));
+    let views = plan.views.iter().map(|view| format!("view {}", view.name));
+    sinks.chain(detectors).chain(views).collect()
 }
 
 impl Runtime {

@@ -28,14 +28,22 @@ const FUEL: usize = 4;
 /// The streams of every node that is built, one per lane.
 type Lanes<'scope> = HashMap<Input, Vec<BatchStream<'scope>>>;
 
-/// Builds the dataflow; the probe's frontier is what every sink has made durable.
+/// Builds the dataflow; the probe's frontier is what every sink has made durable. The others say how far detectors and
+/// views are, by their places for the watchdog.
 pub(super) fn build<'scope>(
     scope: Scope<'scope, u64>,
     runtime: &Arc<Runtime>,
     mut queues: Vec<QueueReceiver>,
-) -> ProbeHandle<u64> {
+) -> (ProbeHandle<u64>, Vec<(usize, ProbeHandle<u64>)>) {
     let plan = &runtime.plan;
     let probe = ProbeHandle::new();
+    let mut places: Vec<(usize, ProbeHandle<u64>)> = Vec::new();
+    let mut watched = |rows: BatchStream<'scope>| {
+        let probe = ProbeHandle::new();
+        let rows = rows.probe_with(&probe);
+        places.push((plan.sinks.len() + places.len(), probe));
+        rows
+    };
     let mut lanes = Lanes::new();
     let mut rejects = Vec::new();
     for (idx, queue) in queues.drain(..).enumerate() {
@@ -68,7 +76,7 @@ pub(super) fn build<'scope>(
             inputs.into_iter().map(|s| align(s, Arc::clone(&detector.input.schema))).collect();
         let input = scope.concatenate(aligned);
         let (findings, refused) = detector.detector.attach(input, &worker_cx);
-        let findings = tapped(&detector.name, Input::Detector(idx), findings, runtime);
+        let findings = tapped(&detector.name, Input::Detector(idx), watched(findings), runtime);
         lanes.insert(Input::Detector(idx), vec![findings]);
         rejects.push(refused);
     }
@@ -78,7 +86,7 @@ pub(super) fn build<'scope>(
             scope.concatenate(lanes.map(|lane| align(lane, Arc::clone(&of.columns.schema))))
         });
         let (rows, refused) = view.view.attach(inputs.collect(), &worker_cx);
-        let rows = tapped(&view.name, Input::View(idx), rows, runtime);
+        let rows = tapped(&view.name, Input::View(idx), watched(rows), runtime);
         lanes.insert(Input::View(idx), vec![rows]);
         rejects.push(counted(&view.name, refused, runtime));
     }
@@ -107,13 +115,18 @@ pub(super) fn build<'scope>(
         }
         let input = scope.concatenate(filtered);
         let (to_sink, from_sink) = runtime.sink_channels(idx);
-        let refused = egress::attach(&sink.name, input, to_sink, from_sink);
+        let (pulse, worker) = (Arc::clone(&runtime.pulse), scope.index());
+        // What others refuse comes to a sink that reads rejects only when they let go of it.
+        let waits = sink.inputs.contains(&Input::Rejects);
+        let reached = move |epoch| pulse.reached(idx, worker, if waits { u64::MAX } else { epoch });
+        reached(0);
+        let refused = egress::attach(&sink.name, input, to_sink, from_sink, reached);
         let refused = refused.probe_with(&probe);
         if let Some(rejects) = &mut rejects {
             rejects.push(refused);
         }
     }
-    probe
+    (probe, places)
 }
 
 fn inputs_of<'scope>(lanes: &Lanes<'scope>, inputs: &[Input]) -> Vec<BatchStream<'scope>> {

@@ -1,6 +1,9 @@
 //! What flows between the two halves of a view: partial aggregates, each part for one worker.
 
-use arrow::array::RecordBatch;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use datafusion::common::{DataFusionError, Result};
@@ -52,4 +55,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
     }
     let failed = |error| DataFusionError::ArrowError(Box::new(error), None);
     StreamReader::try_new(bytes, None).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+}
+
+/// The same rows without the texts of others: columns of views keep alive all that they were taken from.
+pub(super) fn tidy(rows: &RecordBatch) -> Result<RecordBatch> {
+    let own = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => Arc::clone(column),
+        }
+    };
+    Ok(RecordBatch::try_new(rows.schema(), rows.columns().iter().map(own).collect())?)
 }

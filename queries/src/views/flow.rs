@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::compute::{cast, max};
 use arrow::datatypes::TimestampMicrosecondType;
-use logdrive_operators::flow::{Counted, Cuts, StateWriter, restored};
+use logdrive_operators::flow::{Changes, Counted, Cuts, StateWriter, restored};
 use logdrive_operators::{BatchStream, Batches, WorkerContext};
 use logdrive_schemas::Batch;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -308,6 +308,7 @@ impl Pending {
 
 /// The open windows, as long as the view has not stopped.
 struct Keeper {
+    fingerprint: u64,
     health: Health,
     /// `None` if it could not be set up.
     keep: Option<Keep>,
@@ -315,9 +316,9 @@ struct Keeper {
 
 impl Keeper {
     fn new(view: &Arc<SqlView>, health: &Health, operator: &str) -> Self {
-        let cx = &health.cx;
+        let (cx, fingerprint) = (&health.cx, view.fingerprint);
         let keep = Keep::new(view, cx).and_then(|mut keep| {
-            let stopped = keep.restore(&cx.checkpoint.restored(operator))?;
+            let stopped = keep.restore(&*cx.checkpoint, operator)?;
             Ok((keep, stopped))
         });
         match keep {
@@ -327,17 +328,17 @@ impl Keeper {
                         "it had stopped before; a larger `max_bytes`, or another query, starts it anew",
                     );
                 }
-                Self { health: health.clone(), keep: Some(keep) }
+                Self { fingerprint, health: health.clone(), keep: Some(keep) }
             }
             Err(error) => {
                 health.stop(&crate::compiler::readable(&error));
-                Self { health: health.clone(), keep: None }
+                Self { fingerprint, health: health.clone(), keep: None }
             }
         }
     }
 
     fn epoch(&mut self, epoch: u64, parts: Vec<Part>, bar: Option<i64>) -> Emitted {
-        let Self { health, keep: Some(keep) } = self else { return Emitted::default() };
+        let Self { health, keep: Some(keep), .. } = self else { return Emitted::default() };
         if health.is_stopped() {
             keep.clear();
             return Emitted::default();
@@ -348,18 +349,24 @@ impl Keeper {
         emitted
     }
 
-    /// The state for a checkpoint. A view that has stopped stays so after a restart.
-    fn encode(&mut self) -> Vec<u8> {
-        let Self { health, keep } = self;
-        match keep {
-            Some(keep) => health.check(keep.encode(&health.cx, health.is_stopped())),
-            None => Vec::new(),
+    /// What changed since the last checkpoint. A view that has stopped stays so after a restart.
+    fn changes(&mut self) -> Changes {
+        let Self { fingerprint, health, keep } = self;
+        let Some(keep) = keep else {
+            return Changes { fingerprint: *fingerprint, shards: 0..0, state: Vec::new(), tables: Vec::new() };
+        };
+        if !health.is_stopped() {
+            match keep.changes() {
+                Ok(changes) => return changes,
+                Err(error) => health.stop(&crate::compiler::readable(&error)),
+            }
         }
+        keep.stopped()
     }
 
     /// Answers those who wait for the rows as of the epochs before.
     fn answer(&mut self, before: u64) {
-        let Self { health, keep } = self;
+        let Self { health, keep, .. } = self;
         let (snapshots, view, index) = (&health.cx.snapshots, &*health.name, health.cx.index);
         if !snapshots.is_due(view, index, before) {
             return;
@@ -410,7 +417,7 @@ fn keep<'scope>(
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
-                cuts.pass(epoch, || keeper.encode());
+                cuts.pass_changes(epoch, || keeper.changes());
                 keeper.answer(epoch);
                 let Pending { rows_at, failed_at, parts, bar } = entry.remove();
                 let Emitted { rows, failed } = keeper.epoch(epoch, parts, bar);
@@ -422,7 +429,7 @@ fn keep<'scope>(
                 }
             }
             if let Some(frontier) = frontier {
-                cuts.pass(frontier, || keeper.encode());
+                cuts.pass_changes(frontier, || keeper.changes());
             }
             keeper.answer(frontier.unwrap_or(u64::MAX));
         }

@@ -1,6 +1,6 @@
 //! The second half of a view on one worker: the open windows of the keys that it keeps.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -8,14 +8,13 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::Int64Type;
 use datafusion::common::{Result, internal_err};
 use logdrive_operators::WorkerContext;
-use logdrive_operators::flow::{StateWriter, restored};
 use logdrive_schemas::Batch;
 
-use super::container::{Part, decode, encode};
+use super::closed::Closed;
+use super::container::Part;
 use super::grouping::Grouping;
 use super::log::Log;
 use super::output::{Rows, Told};
-use super::scatter::split;
 use super::sessions::{SessionChange, SessionRows, Sessions};
 use super::spec::{Aggregation, Spec};
 use super::table::{Table, TableLayout, keys_and_values};
@@ -36,7 +35,7 @@ pub(super) struct Emitted {
     pub(super) failed: Vec<Batch>,
 }
 
-enum Open {
+pub(super) enum Open {
     Final(BTreeMap<i64, Log>),
     Changes(BTreeMap<i64, Table>, TableLayout),
     Sessions(Sessions, TableLayout),
@@ -44,15 +43,17 @@ enum Open {
 
 /// The open windows.
 pub(super) struct Keep {
-    view: Arc<SqlView>,
-    spec: Arc<Spec>,
-    cx: WorkerContext,
+    pub(super) view: Arc<SqlView>,
+    pub(super) spec: Arc<Spec>,
+    pub(super) cx: WorkerContext,
     rows: Rows,
-    grouping: Grouping,
-    open: Open,
-    closed: Closed,
+    pub(super) grouping: Grouping,
+    pub(super) open: Open,
+    pub(super) closed: Closed,
+    /// Windows that the checkpoint has, and that are no longer open.
+    pub(super) gone: Vec<i64>,
     /// The watermark at the end of the epochs that are complete.
-    watermark: i64,
+    pub(super) watermark: i64,
 }
 
 impl Keep {
@@ -77,6 +78,7 @@ impl Keep {
             grouping: Grouping::new(aggregation)?,
             open,
             closed: Closed::default(),
+            gone: Vec::new(),
             watermark: i64::MIN,
         })
     }
@@ -157,7 +159,7 @@ impl Keep {
             None => None,
         };
         for part in parts {
-            for (pane, rows) in by_pane(&part.rows)? {
+            for (pane, rows) in by_pane(&part.rows, 0)? {
                 let Some(windows) = windows else {
                     by_window.entry(ALWAYS).or_default().push(rows);
                     continue;
@@ -187,7 +189,8 @@ impl Keep {
             Open::Final(logs) => {
                 while let Some(entry) = logs.first_entry().filter(|entry| is_closed(entry.key())) {
                     let (window, log) = entry.remove_entry();
-                    let (keys, values) = log.close(window, &mut self.grouping)?;
+                    self.gone.extend(log.is_saved().then_some(window));
+                    let (keys, values) = log.values(window, &mut self.grouping)?;
                     let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
                     let n_before = emitted.rows.len();
                     self.rows.of_groups(aggregation, window, groups, None, Told::Final, epoch, emitted)?;
@@ -197,6 +200,7 @@ impl Keep {
             Open::Changes(tables, layout) => {
                 while let Some(entry) = tables.first_entry().filter(|entry| is_closed(entry.key())) {
                     let (window, mut table) = entry.remove_entry();
+                    self.gone.extend(table.is_saved().then_some(window));
                     table.compact(layout)?;
                     let mut rows = Emitted::default();
                     for batch in table.batches() {
@@ -215,7 +219,7 @@ impl Keep {
                 }
             }
             Open::Sessions(sessions, layout) => {
-                if let Some(SessionRows { rows, ends }) = sessions.close(watermark)? {
+                if let Some(SessionRows { rows, ends }) = sessions.close(watermark, layout)? {
                     let (keys, values) = keys_and_values(&rows, layout);
                     let mut rows = Emitted::default();
                     let groups: (&[ArrayRef], &[ArrayRef]) = (&keys, &values);
@@ -252,11 +256,7 @@ impl Keep {
         match &mut self.open {
             Open::Final(logs) => {
                 for (window, log) in logs {
-                    log.merge(*window, &mut self.grouping)?;
-                    for part in log.parts() {
-                        self.grouping.merge(part.columns(), None)?;
-                    }
-                    let (keys, values) = self.grouping.take_values()?;
+                    let (keys, values) = log.values(*window, &mut self.grouping)?;
                     self.rows.of_groups(
                         aggregation,
                         *window,
@@ -321,133 +321,24 @@ impl Keep {
             Open::Changes(tables, _) => tables.values().map(Table::n_bytes).sum(),
             Open::Sessions(sessions, _) => sessions.n_bytes(),
         };
-        open + self.closed.n_bytes
+        open + self.closed.n_bytes()
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.closed = Closed::default();
+        self.gone.clear();
         match &mut self.open {
             Open::Final(logs) => logs.clear(),
             Open::Changes(tables, _) => tables.clear(),
             Open::Sessions(sessions, _) => sessions.clear(),
         }
     }
-
-    /// The state; nothing but that and its limit if the view has stopped.
-    pub(super) fn encode(&mut self, cx: &WorkerContext, stopped: bool) -> Result<Vec<u8>> {
-        let mut writer = StateWriter::new(self.view.fingerprint, cx);
-        writer.u64(u64::from(stopped));
-        writer.u64(self.view.options.max_bytes);
-        if stopped {
-            return Ok(writer.finish());
-        }
-        writer.i64(self.watermark);
-        match &mut self.open {
-            Open::Final(logs) => {
-                writer.u64(logs.len() as u64);
-                for (window, log) in logs {
-                    log.merge(*window, &mut self.grouping)?;
-                    writer.i64(*window);
-                    writer.bytes(&encode(log.parts())?);
-                }
-            }
-            Open::Changes(tables, layout) => {
-                writer.u64(tables.len() as u64);
-                for (window, table) in tables {
-                    table.compact(layout)?;
-                    writer.i64(*window);
-                    writer.bytes(&encode(table.batches())?);
-                }
-            }
-            Open::Sessions(sessions, _) => {
-                writer.u64(1);
-                writer.i64(SESSIONS);
-                writer.bytes(&encode(sessions.state()?.as_slice())?);
-            }
-        }
-        Ok(writer.finish())
-    }
-
-    /// Takes from the states of all workers what this one is responsible for. True if the view had stopped, and has no
-    /// higher limit now.
-    pub(super) fn restore(&mut self, states: &[Vec<u8>]) -> Result<bool> {
-        let spec = Arc::clone(&self.spec);
-        let Some(aggregation) = &spec.aggregation else { return Ok(false) };
-        let max_bytes = self.view.options.max_bytes;
-        let mut stopped = false;
-        let (index, peers) = (self.cx.index as u64, self.cx.peers as u64);
-        for (_, _, mut state) in restored(states, self.view.fingerprint) {
-            let (Some(is_stopped), Some(limit)) = (state.u64(), state.u64()) else { continue };
-            if is_stopped == 1 {
-                stopped |= max_bytes <= limit;
-                continue;
-            }
-            let (Some(watermark), Some(n_windows)) = (state.i64(), state.u64()) else { continue };
-            self.watermark = self.watermark.max(watermark);
-            for _ in 0..n_windows {
-                let (Some(window), Some(bytes)) = (state.i64(), state.bytes()) else { break };
-                for rows in decode(bytes)? {
-                    for part in
-                        split(rows, aggregation, peers)?.into_iter().filter(|part| part.worker == index)
-                    {
-                        match &mut self.open {
-                            Open::Final(logs) => {
-                                logs.entry(window).or_default().push(
-                                    part.rows,
-                                    window,
-                                    &mut self.grouping,
-                                )?;
-                            }
-                            Open::Changes(tables, layout) => {
-                                tables.entry(window).or_default().restore(part.rows, layout)?;
-                            }
-                            Open::Sessions(sessions, layout) => sessions.restore(&part.rows, layout)?,
-                        }
-                    }
-                }
-            }
-        }
-        Ok(stopped)
-    }
 }
 
-/// Windows that have closed, for readers. They are not in checkpoints: their rows have left.
-#[derive(Debug, Default)]
-struct Closed {
-    /// Rows by the start of their window, the oldest first.
-    windows: VecDeque<(i64, Vec<RecordBatch>)>,
-    n_bytes: usize,
-}
-
-impl Closed {
-    fn push(&mut self, window: i64, rows: &[Batch]) {
-        let rows: Vec<RecordBatch> = rows.iter().map(|batch| batch.rows().clone()).collect();
-        self.n_bytes += bytes_of(&rows);
-        self.windows.push_back((window, rows));
-    }
-
-    /// Lets go of windows that started before `oldest`, and of more if they take more than `max_bytes`.
-    fn trim(&mut self, oldest: i64, max_bytes: usize) {
-        while let Some((_, rows)) =
-            self.windows.pop_front_if(|(start, _)| *start < oldest || self.n_bytes > max_bytes)
-        {
-            self.n_bytes -= bytes_of(&rows);
-        }
-    }
-
-    fn rows(&self) -> impl Iterator<Item = RecordBatch> {
-        self.windows.iter().flat_map(|(_, rows)| rows).cloned()
-    }
-}
-
-fn bytes_of(rows: &[RecordBatch]) -> usize {
-    rows.iter().map(RecordBatch::get_array_memory_size).sum()
-}
-
-/// The rows of each pane.
-fn by_pane(rows: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
-    let panes = rows.column(0).as_primitive::<Int64Type>();
+/// The rows of each pane, or of what else is in this column.
+pub(super) fn by_pane(rows: &RecordBatch, column: usize) -> Result<Vec<(i64, RecordBatch)>> {
+    let panes = rows.column(column).as_primitive::<Int64Type>();
     let Some(first) = panes.values().first().copied() else { return Ok(Vec::new()) };
     if panes.values().iter().all(|pane| *pane == first) {
         return Ok(vec![(first, rows.clone())]);

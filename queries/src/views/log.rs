@@ -2,8 +2,10 @@
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::common::Result;
+use logdrive_operators::flow::n_bytes;
 use std::sync::Arc;
 
+use super::container::tidy;
 use super::grouping::Grouping;
 
 /// How many rows beside the groups may pile up before they are merged.
@@ -17,13 +19,17 @@ pub(super) struct Log {
     /// How many groups there were when parts were merged last.
     n_groups: usize,
     n_bytes: usize,
+    /// How many of the parts are in the checkpoint.
+    n_saved: usize,
+    /// Whether the checkpoint has parts that were merged since.
+    is_outdated: bool,
 }
 
 impl Log {
     /// Adds a part of the window that starts at `window`.
     pub(super) fn push(&mut self, part: RecordBatch, window: i64, grouping: &mut Grouping) -> Result<()> {
         self.n_rows += part.num_rows();
-        self.n_bytes += part.get_array_memory_size();
+        self.n_bytes += n_bytes(&part);
         self.parts.push(part);
         if self.n_rows > 2 * self.n_groups + SLACK {
             self.merge(window, grouping)?;
@@ -31,19 +37,22 @@ impl Log {
         Ok(())
     }
 
-    /// Makes one part of all.
-    pub(super) fn merge(&mut self, window: i64, grouping: &mut Grouping) -> Result<()> {
+    /// Makes one part of all. There are so many that writing it once more is in proportion to what came.
+    fn merge(&mut self, window: i64, grouping: &mut Grouping) -> Result<()> {
         add(&self.parts, window, grouping)?;
         let part = grouping.take_part()?;
         (self.n_rows, self.n_groups) = (part.num_rows(), part.num_rows());
-        self.n_bytes = part.get_array_memory_size();
+        let part = tidy(&part)?;
+        self.n_bytes = n_bytes(&part);
         self.parts = vec![part];
+        self.is_outdated |= self.n_saved > 0;
+        self.n_saved = 0;
         Ok(())
     }
 
     /// The groups' keys and values.
-    pub(super) fn close(
-        self,
+    pub(super) fn values(
+        &self,
         window: i64,
         grouping: &mut Grouping,
     ) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
@@ -51,8 +60,30 @@ impl Log {
         grouping.take_values()
     }
 
-    pub(super) fn parts(&self) -> &[RecordBatch] {
-        &self.parts
+    /// The parts that are not in the checkpoint, which they will be from now on; and whether what it has of this window
+    /// is to be dropped before.
+    pub(super) fn take_changed(&mut self, window: i64) -> Result<(bool, Vec<RecordBatch>)> {
+        let with_window = |part: &RecordBatch| {
+            let mut columns = part.columns().to_vec();
+            columns[0] = pane_column(window, part.num_rows());
+            Ok(RecordBatch::try_new(part.schema(), columns)?)
+        };
+        let parts = self.parts[self.n_saved..].iter().map(with_window).collect::<Result<_>>()?;
+        self.n_saved = self.parts.len();
+        Ok((std::mem::take(&mut self.is_outdated), parts))
+    }
+
+    /// Whether the checkpoint has some of it.
+    pub(super) fn is_saved(&self) -> bool {
+        self.n_saved > 0 || self.is_outdated
+    }
+
+    /// Brings back a part of the checkpoint.
+    pub(super) fn restore(&mut self, part: RecordBatch) {
+        self.n_rows += part.num_rows();
+        self.n_bytes += n_bytes(&part);
+        self.parts.push(part);
+        self.n_saved = self.parts.len();
     }
 
     pub(super) fn n_rows(&self) -> usize {

@@ -6,6 +6,7 @@
 //! watermark passes its end. Everything else is left to `delta`, where rows may be taken back; it has the aggregations
 //! right above a stream done by the first.
 
+mod closed;
 mod container;
 mod delta;
 mod flow;
@@ -15,6 +16,7 @@ mod keep;
 mod log;
 mod lower;
 mod output;
+mod saved;
 mod scatter;
 mod sessions;
 mod spec;
@@ -210,6 +212,10 @@ impl View for SqlView {
             Some(_) => vec![self.operator("gather"), self.operator("keep")],
             None => Vec::new(),
         }
+    }
+
+    fn fingerprints(&self) -> Vec<(String, u64)> {
+        self.operators().into_iter().map(|operator| (operator, self.fingerprint)).collect()
     }
 
     fn explain(&self) -> String {

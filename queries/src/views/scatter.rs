@@ -8,6 +8,7 @@ use arrow::compute::{cast, take, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::common::{DataFusionError, Result};
 use logdrive_operators::ViewOutcome;
+use logdrive_operators::flow::{shard_of, worker_of};
 use logdrive_schemas::{Batch, Reject, Rejects, reject};
 
 use super::container::Part;
@@ -54,13 +55,13 @@ pub(super) struct Scatter {
     view: Arc<str>,
     spec: Arc<Spec>,
     grouping: Option<Grouping>,
-    peers: u64,
+    peers: usize,
 }
 
 impl Scatter {
     pub(super) fn new(view: &Arc<str>, spec: &Arc<Spec>, peers: usize) -> Result<Self> {
         let grouping = spec.aggregation.as_ref().map(Grouping::new).transpose()?;
-        Ok(Self { view: Arc::clone(view), spec: Arc::clone(spec), grouping, peers: peers as u64 })
+        Ok(Self { view: Arc::clone(view), spec: Arc::clone(spec), grouping, peers })
     }
 
     /// Takes in a batch. Its rejects go to `rejects`.
@@ -131,15 +132,18 @@ impl Scatter {
 }
 
 /// Splits rows that begin with pane and key by the worker that keeps the key.
-pub(super) fn split(rows: RecordBatch, aggregation: &Aggregation, peers: u64) -> Result<Vec<Part>> {
+pub(super) fn split(rows: RecordBatch, aggregation: &Aggregation, peers: usize) -> Result<Vec<Part>> {
     if peers == 1 {
         return Ok(vec![Part { worker: 0, rows }]);
     }
     let hashes = hashes(&rows.columns()[1..aggregation.n_keys()], rows.num_rows())?;
+    let mut of_workers: Vec<Vec<u32>> = vec![Vec::new(); peers];
+    for (hash, row) in hashes.iter().zip(0..) {
+        of_workers[worker_of(shard_of(*hash), peers)].push(row);
+    }
     let mut parts = Vec::new();
-    for worker in 0..peers {
-        let mine = hashes.iter().zip(0..).filter_map(|(hash, row)| (hash % peers == worker).then_some(row));
-        let mine: UInt32Array = mine.collect();
+    for (worker, mine) in (0..).zip(of_workers) {
+        let mine = UInt32Array::from(mine);
         if !mine.is_empty() {
             parts.push(Part { worker, rows: take_record_batch(&rows, &mine)? });
         }

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::{concat_batches, interleave_record_batch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::{Result, internal_err};
+use logdrive_operators::flow::n_bytes;
 
+use super::container::tidy;
 use super::grouping::Grouping;
 use super::table::TableLayout;
 
@@ -28,6 +30,8 @@ struct Span {
     last: i64,
     /// Where its row is: which batch, which row.
     place: (usize, usize),
+    /// Whether the checkpoint has it.
+    is_saved: bool,
 }
 
 /// Rows of sessions: those of a [`TableLayout`], the pane being the start.
@@ -58,6 +62,28 @@ pub(super) struct Sessions {
     n_stored: usize,
     n_sessions: usize,
     n_bytes: usize,
+    unsaved: Unsaved,
+}
+
+/// What the checkpoint does not know yet.
+#[derive(Debug, Default)]
+struct Unsaved {
+    /// New sessions by key and start; some are part of others by now.
+    fresh: Vec<(Key, i64)>,
+    /// Start and key of sessions that it has and that are no more.
+    gone: Vec<RecordBatch>,
+    n_gone: usize,
+    /// There is so much that it is better to begin anew.
+    is_cleared: bool,
+}
+
+/// What changed since it was asked last; sessions that are gone by start and key.
+#[derive(Debug)]
+pub(super) struct SessionState {
+    pub(super) is_cleared: bool,
+    pub(super) gone: Vec<RecordBatch>,
+    /// With one more column, when each ends.
+    pub(super) rows: Option<RecordBatch>,
 }
 
 impl Sessions {
@@ -72,6 +98,7 @@ impl Sessions {
             n_stored: 0,
             n_sessions: 0,
             n_bytes: 0,
+            unsaved: Unsaved::default(),
         })
     }
 
@@ -119,7 +146,8 @@ impl Sessions {
             ends: merge.old.iter().map(|span| span.last.saturating_add(self.gap)).collect(),
         });
         self.n_sessions -= merge.old.len();
-        self.insert(new.clone(), made.into_iter().cloned().collect());
+        self.gone(&merge.old, layout)?;
+        self.insert(new.clone(), made.into_iter().cloned().collect(), false);
         if self.n_stored > 2 * self.n_sessions + SLACK {
             self.compact()?;
         }
@@ -127,16 +155,33 @@ impl Sessions {
     }
 
     /// Adds a batch of rows, each with its key, its start and the time of its last row.
-    fn insert(&mut self, rows: RecordBatch, spans: Vec<(Key, i64, i64)>) {
+    fn insert(&mut self, rows: RecordBatch, spans: Vec<(Key, i64, i64)>, is_saved: bool) {
         let at = self.batches.len();
         self.n_stored += rows.num_rows();
         self.n_sessions += rows.num_rows();
-        self.n_bytes += rows.get_array_memory_size();
+        self.n_bytes += n_bytes(&rows);
         self.batches.push(rows);
         for (row, (key, start, last)) in spans.into_iter().enumerate() {
             self.slices.entry(last.div_euclid(self.slice())).or_default().push(key.clone());
-            self.keys.entry(key).or_default().push(Span { start, last, place: (at, row) });
+            if !is_saved && !self.unsaved.is_cleared {
+                self.unsaved.fresh.push((key.clone(), start));
+            }
+            self.keys.entry(key).or_default().push(Span { start, last, place: (at, row), is_saved });
         }
+    }
+
+    /// The checkpoint is to forget sessions.
+    fn gone(&mut self, spans: &[Span], layout: &TableLayout) -> Result<()> {
+        let known: Vec<Span> = spans.iter().filter(|span| span.is_saved).copied().collect();
+        if let Some(rows) = self.gather(&known)?.filter(|_| !self.unsaved.is_cleared) {
+            self.unsaved.n_gone += rows.num_rows();
+            self.unsaved.gone.push(rows.project(&(0..layout.n_keys()).collect::<Vec<_>>())?);
+        }
+        // While nobody asks it must not grow beyond what it would take to begin anew.
+        if self.unsaved.fresh.len() + self.unsaved.n_gone > 2 * self.n_sessions + SLACK {
+            self.unsaved = Unsaved { is_cleared: true, ..Unsaved::default() };
+        }
+        Ok(())
     }
 
     fn slice(&self) -> i64 {
@@ -144,7 +189,7 @@ impl Sessions {
     }
 
     /// Lets go of the sessions that no row can join any more: about an eighth of the gap later than it could.
-    pub(super) fn close(&mut self, watermark: i64) -> Result<Option<SessionRows>> {
+    pub(super) fn close(&mut self, watermark: i64, layout: &TableLayout) -> Result<Option<SessionRows>> {
         let mut closed = Vec::new();
         while let Some(slice) = self.slices.first_entry() {
             let end = slice.key().saturating_add(1).saturating_mul((self.gap / 8).max(1));
@@ -161,6 +206,7 @@ impl Sessions {
         }
         let rows = self.session_rows(&closed)?;
         self.n_sessions -= closed.len();
+        self.gone(&closed, layout)?;
         Ok(rows)
     }
 
@@ -190,25 +236,49 @@ impl Sessions {
         for (row, span) in self.keys.values_mut().flatten().enumerate() {
             span.place = (0, row);
         }
-        self.batches = live.into_iter().collect();
+        self.batches = live.map(|rows| tidy(&rows)).transpose()?.into_iter().collect();
         (self.n_stored, self.n_sessions) = (spans.len(), spans.len());
-        self.n_bytes = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        self.n_bytes = self.batches.iter().map(n_bytes).sum();
         Ok(())
     }
 
-    /// The open sessions with one more column, when each ends; for a checkpoint.
-    pub(super) fn state(&self) -> Result<Option<RecordBatch>> {
-        let Some(SessionRows { rows, ends }) = self.rows()? else { return Ok(None) };
-        let mut fields = rows.schema().fields().to_vec();
+    /// The columns of a checkpoint: those of a row, and when the session ends.
+    pub(super) fn state_schema(layout: &TableLayout) -> SchemaRef {
+        let mut fields = layout.schema().fields().to_vec();
         fields.push(Arc::new(Field::new("end", DataType::Int64, false)));
-        let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(Int64Array::from(ends)));
-        Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?))
+        Arc::new(Schema::new(fields))
     }
 
-    /// Takes in what [`Self::state`] gave.
-    pub(super) fn restore(&mut self, state: &RecordBatch, layout: &TableLayout) -> Result<()> {
-        let Some((ends, columns)) = state.columns().split_last() else {
+    /// What is not in the checkpoint, which it will be from now on.
+    pub(super) fn take_changed(&mut self, layout: &TableLayout) -> Result<SessionState> {
+        let Unsaved { fresh, gone, is_cleared, .. } = std::mem::take(&mut self.unsaved);
+        let mut spans = Vec::new();
+        let mut take = |span: &mut Span| {
+            span.is_saved = true;
+            spans.push(*span);
+        };
+        if is_cleared {
+            self.keys.values_mut().flatten().for_each(&mut take);
+        } else {
+            for (key, start) in fresh {
+                let of_key = self.keys.get_mut(&key).into_iter().flatten();
+                of_key.filter(|span| span.start == start && !span.is_saved).for_each(&mut take);
+            }
+        }
+        let rows = match self.session_rows(&spans)? {
+            Some(SessionRows { rows, ends }) => {
+                let mut columns = rows.columns().to_vec();
+                columns.push(Arc::new(Int64Array::from(ends)));
+                Some(RecordBatch::try_new(Self::state_schema(layout), columns)?)
+            }
+            None => None,
+        };
+        Ok(SessionState { is_cleared, gone, rows })
+    }
+
+    /// Brings back rows of the checkpoint: the columns of [`Self::state_schema`].
+    pub(super) fn restore(&mut self, columns: &[ArrayRef], layout: &TableLayout) -> Result<()> {
+        let Some((ends, columns)) = columns.split_last() else {
             return internal_err!("sessions have columns");
         };
         let rows = layout.batch(columns.to_vec())?;
@@ -217,7 +287,7 @@ impl Sessions {
         let ends = ends.as_primitive::<Int64Type>().values();
         let span = |row: usize| (key_of(keys.as_ref(), row), starts[row], ends[row].saturating_sub(self.gap));
         let spans = (0..rows.num_rows()).map(span).collect();
-        self.insert(rows, spans);
+        self.insert(rows, spans, true);
         Ok(())
     }
 
@@ -227,6 +297,7 @@ impl Sessions {
         self.slices.clear();
         self.batches.clear();
         (self.n_stored, self.n_sessions, self.n_bytes) = (0, 0, 0);
+        self.unsaved = Unsaved { is_cleared: true, ..Unsaved::default() };
     }
 
     pub(super) fn n_sessions(&self) -> usize {

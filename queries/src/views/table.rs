@@ -8,7 +8,9 @@ use arrow::compute::{interleave_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::Result;
+use logdrive_operators::flow::n_bytes;
 
+use super::container::tidy;
 use super::grouping::Grouping;
 use super::log::pane_column;
 use super::spec::Aggregation;
@@ -56,6 +58,11 @@ impl TableLayout {
         self.n_keys
     }
 
+    /// The columns.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// How many columns a part has.
     pub(super) fn n_part(&self) -> usize {
         self.n_part
@@ -82,6 +89,11 @@ pub(super) struct Table {
     batches: Vec<RecordBatch>,
     n_rows: usize,
     n_bytes: usize,
+    /// Groups that are not in the checkpoint as they are, each once.
+    changed: Vec<usize>,
+    is_changed: Vec<bool>,
+    /// Whether the checkpoint has some of it.
+    is_saved: bool,
 }
 
 /// Rows of a [`Table`]: part, values.
@@ -120,16 +132,19 @@ impl Table {
 
         let at = self.batches.len();
         for (row, (slot, key)) in slots.iter().zip(keys.iter()).enumerate() {
-            match slot {
-                Some(slot) => self.slots[*slot] = (at, row),
-                None => {
-                    self.index.insert(key.as_ref().into(), self.slots.len());
-                    self.slots.push((at, row));
+            let slot = match slot {
+                Some(slot) => {
+                    self.slots[*slot] = (at, row);
+                    *slot
                 }
+                None => self.insert(key.as_ref(), (at, row)),
+            };
+            if !std::mem::replace(&mut self.is_changed[slot], true) {
+                self.changed.push(slot);
             }
         }
         self.n_rows += new.num_rows();
-        self.n_bytes += new.get_array_memory_size();
+        self.n_bytes += n_bytes(&new);
         self.batches.push(new.clone());
         if self.n_rows > 2 * self.slots.len() + SLACK {
             self.compact(layout)?;
@@ -137,27 +152,52 @@ impl Table {
         changed(old, new, &slots, layout)
     }
 
+    fn insert(&mut self, key: &[u8], place: (usize, usize)) -> usize {
+        let slot = self.slots.len();
+        self.index.insert(key.into(), slot);
+        self.slots.push(place);
+        self.is_changed.push(false);
+        slot
+    }
+
     /// Drops the rows that are outdated.
     pub(super) fn compact(&mut self, layout: &TableLayout) -> Result<()> {
         let live = self.rows(&self.slots.clone(), layout)?;
         self.n_rows = self.slots.len();
         self.slots = (0..self.n_rows).map(|row| (0, row)).collect();
-        self.batches = live.into_iter().collect();
-        self.n_bytes = self.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        self.batches = live.map(|rows| tidy(&rows)).transpose()?.into_iter().collect();
+        self.n_bytes = self.batches.iter().map(n_bytes).sum();
         Ok(())
     }
 
-    /// Brings back the rows of a window, as [`Self::batches`] gave them after [`Self::compact`].
-    pub(super) fn restore(&mut self, rows: RecordBatch, layout: &TableLayout) -> Result<()> {
+    /// The groups that are not in the checkpoint as they are, which they will be from now on.
+    pub(super) fn take_changed(&mut self, layout: &TableLayout) -> Result<Option<RecordBatch>> {
+        let places: Vec<(usize, usize)> = self.changed.iter().map(|slot| self.slots[*slot]).collect();
+        let rows = self.rows(&places, layout)?;
+        for slot in self.changed.drain(..) {
+            self.is_changed[slot] = false;
+        }
+        self.is_saved |= rows.is_some();
+        Ok(rows)
+    }
+
+    /// Whether the checkpoint has some of it.
+    pub(super) fn is_saved(&self) -> bool {
+        self.is_saved
+    }
+
+    /// Brings back rows of the checkpoint.
+    pub(super) fn restore(&mut self, columns: Vec<ArrayRef>, layout: &TableLayout) -> Result<()> {
+        let rows = layout.batch(columns)?;
         let keys = layout.keys.convert_columns(&rows.columns()[..layout.n_keys])?;
         let at = self.batches.len();
         for (row, key) in keys.iter().enumerate() {
-            self.index.insert(key.as_ref().into(), self.slots.len());
-            self.slots.push((at, row));
+            self.insert(key.as_ref(), (at, row));
         }
         self.n_rows += rows.num_rows();
-        self.n_bytes += rows.get_array_memory_size();
+        self.n_bytes += n_bytes(&rows);
         self.batches.push(rows);
+        self.is_saved = true;
         Ok(())
     }
 

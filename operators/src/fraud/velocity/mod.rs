@@ -102,6 +102,10 @@ impl Detector for VelocityDetector {
         [input::PART, retain::PART, notify::PART].map(|part| self.rules.operator(part)).to_vec()
     }
 
+    fn fingerprints(&self) -> Vec<(String, u64)> {
+        self.operators().into_iter().map(|operator| (operator, self.rules.fingerprint)).collect()
+    }
+
     fn attach<'scope>(
         &self,
         input: BatchStream<'scope>,

@@ -15,12 +15,17 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::events::{Event, Key, Row, route};
-use super::state::{read_row, write_row};
-use super::{Change, Rules};
+use super::{Change, Rules, state};
 use crate::detector::WorkerContext;
-use crate::flow::{Cuts, StateWriter, restored};
+use crate::flow::{Changes, Cuts, StateWriter, TableChange, restored, shard_of, shards_of, worker_of};
 
 pub(super) const PART: &str = "rows";
+
+/// The table of live rows in checkpoints.
+const TABLE: &str = "live";
+
+/// How many changes beside the live rows may wait for a checkpoint.
+const SLACK: usize = 8192;
 
 /// How far ahead of the clock, beyond the lateness, a row may be: one hour in microseconds.
 const AHEAD_US: i64 = 3_600_000_000;
@@ -38,6 +43,18 @@ struct Live {
     n_rows: usize,
     /// The newest event time, if there was a row.
     newest: Option<i64>,
+    unsaved: Unsaved,
+}
+
+/// What the checkpoint does not know yet.
+#[derive(Debug, Default)]
+struct Unsaved {
+    /// Rows that came, or that a limit pushed out.
+    touched: Vec<(Key, Row)>,
+    /// Slices that have expired.
+    expired: Vec<i64>,
+    /// There is so much that it is better to begin anew.
+    is_cleared: bool,
 }
 
 /// What an epoch did.
@@ -52,7 +69,14 @@ struct Done {
 impl Live {
     fn new(rules: &Arc<Rules>) -> Self {
         let rules = Arc::clone(rules);
-        Self { rules, keys: HashMap::new(), slices: BTreeMap::new(), n_rows: 0, newest: None }
+        Self {
+            rules,
+            keys: HashMap::new(),
+            slices: BTreeMap::new(),
+            n_rows: 0,
+            newest: None,
+            unsaved: Unsaved::default(),
+        }
     }
 
     /// The watermark: older rows are late, and no window of a row at or after it may lack a row.
@@ -86,6 +110,7 @@ impl Live {
             }
             newest = newest.max(Some(row.at));
             if self.insert(&key, row.clone()) {
+                self.unsaved.touched.push((Arc::clone(&key), row.clone()));
                 changes.push(((Arc::clone(&key), row), epoch, 1));
                 done.n_evicted += self.limit_key(&key, epoch, changes);
             }
@@ -93,6 +118,14 @@ impl Live {
         done.n_evicted += self.limit_all(epoch, changes);
         self.expire(bar, epoch, changes);
         self.newest = newest;
+        // While nobody asks it must not grow beyond what it would take to begin anew.
+        if self.unsaved.touched.len() + self.unsaved.expired.len() > 2 * self.n_rows + SLACK {
+            self.unsaved = Unsaved { is_cleared: true, ..Unsaved::default() };
+        }
+        if self.unsaved.is_cleared {
+            self.unsaved.touched.clear();
+            self.unsaved.expired.clear();
+        }
         done
     }
 
@@ -106,6 +139,7 @@ impl Live {
             if end > limit {
                 break;
             }
+            self.unsaved.expired.push(*slice.key());
             for key in slice.remove() {
                 self.drop_before(&key, end, usize::MAX, epoch, changes);
             }
@@ -116,7 +150,7 @@ impl Live {
     fn limit_key(&mut self, key: &Key, epoch: u64, changes: &mut Vec<Change<Row>>) -> usize {
         let n_rows = self.keys.get(key).map_or(0, BTreeSet::len);
         let surplus = n_rows.saturating_sub(self.rules.max_rows_per_key);
-        if surplus > 0 { self.drop_before(key, i64::MAX, surplus, epoch, changes) } else { 0 }
+        if surplus > 0 { self.evict(key, i64::MAX, surplus, epoch, changes) } else { 0 }
     }
 
     /// Keeps the worker within its limit.
@@ -131,7 +165,7 @@ impl Live {
             };
             slice.get_mut().remove(&key);
             let surplus = self.n_rows - self.rules.max_rows;
-            let n_dropped = self.drop_before(&key, end, surplus, epoch, changes);
+            let n_dropped = self.evict(&key, end, surplus, epoch, changes);
             n_evicted += n_dropped;
             if n_dropped == surplus {
                 // Rows of this key may be left in the slice.
@@ -139,6 +173,21 @@ impl Live {
             }
         }
         n_evicted
+    }
+
+    /// Drops rows that have not expired.
+    fn evict(
+        &mut self,
+        key: &Key,
+        end: i64,
+        n_max: usize,
+        epoch: u64,
+        changes: &mut Vec<Change<Row>>,
+    ) -> usize {
+        let n_before = changes.len();
+        let n_dropped = self.drop_before(key, end, n_max, epoch, changes);
+        self.unsaved.touched.extend(changes[n_before..].iter().map(|(row, ..)| row.clone()));
+        n_dropped
     }
 
     /// Drops at most `n_max` rows of a key before `end`, the oldest first.
@@ -164,38 +213,59 @@ impl Live {
         n_dropped
     }
 
-    fn encode(&self, cx: &WorkerContext) -> Vec<u8> {
+    /// What changed since it was asked last.
+    fn changes(&mut self, cx: &WorkerContext) -> Changes {
         let mut writer = StateWriter::new(self.rules.fingerprint, cx);
         writer.u64(u64::from(self.newest.is_some()));
         writer.i64(self.newest.unwrap_or(0));
-        writer.u64(self.keys.len() as u64);
-        for (key, rows) in &self.keys {
-            writer.text(key);
-            writer.u64(rows.len() as u64);
-            rows.iter().for_each(|row| write_row(&mut writer, row));
+        writer.i64(self.slice_len());
+        let mut table = TableChange::new(TABLE, &state::schema(), state::N_COLUMNS);
+        let Unsaved { mut touched, expired, is_cleared } = std::mem::take(&mut self.unsaved);
+        (table.cleared, table.dropped) = (is_cleared, expired);
+        let mut removed = Vec::new();
+        if is_cleared {
+            let of_key = |(key, rows): (&Key, &BTreeSet<Row>)| {
+                rows.iter().map(|row| (Arc::clone(key), row.clone())).collect::<Vec<_>>()
+            };
+            touched = self.keys.iter().flat_map(of_key).collect();
+        } else {
+            touched.sort_unstable();
+            touched.dedup();
+            let is_live = |(key, row): &mut (Key, Row)| self.keys.get(key).is_some_and(|r| r.contains(row));
+            removed.extend(touched.extract_if(.., |row| !is_live(row)));
+            let dropped: HashSet<i64> = table.dropped.iter().copied().collect();
+            removed.retain(|(_, row)| !dropped.contains(&row.at.div_euclid(self.slice_len())));
         }
-        writer.finish()
+        for (rows, batches) in [(touched, &mut table.rows), (removed, &mut table.removed)] {
+            batches.extend((!rows.is_empty()).then(|| state::to_batch(&rows, self.slice_len())));
+        }
+        Changes {
+            fingerprint: self.rules.fingerprint,
+            shards: shards_of(cx.index, cx.peers),
+            state: writer.finish(),
+            tables: if table.is_empty() { Vec::new() } else { vec![table] },
+        }
     }
 
-    /// Takes from `states` what this worker is responsible for. Its watermark is its own if the workers are as many
-    /// as they were, else the highest.
-    fn restore(&mut self, states: &[Vec<u8>], cx: &WorkerContext, changes: &mut Vec<Change<Row>>) {
-        let rules = Arc::clone(&self.rules);
-        for (worker, peers, mut state) in restored(states, rules.fingerprint) {
-            let (Some(any), Some(newest), Some(n_keys)) = (state.u64(), state.i64(), state.u64()) else {
+    /// Takes from the checkpoint what this worker is responsible for. Its watermark is its own if the workers are as
+    /// many as they were, else the highest.
+    fn restore(&mut self, cx: &WorkerContext, changes: &mut Vec<Change<Row>>) {
+        let (operator, fingerprint) = (self.rules.operator(PART), self.rules.fingerprint);
+        for (worker, peers, mut state) in restored(&cx.checkpoint.restored(&operator), fingerprint) {
+            let (Some(any), Some(newest), Some(slice)) = (state.u64(), state.i64(), state.i64()) else {
                 continue;
             };
+            // The window has changed, and with it what leaves together.
+            self.unsaved.is_cleared |= slice != self.slice_len();
             if any == 1 && (peers != cx.peers as u64 || worker == cx.index as u64) {
                 self.newest = self.newest.max(Some(newest));
             }
-            for _ in 0..n_keys {
-                let (Some(key), Some(n_rows)) = (state.text(), state.u64()) else { break };
-                let is_mine = is_mine(&key, cx);
-                for _ in 0..n_rows {
-                    let Some(row) = read_row(&mut state) else { break };
-                    if is_mine && self.insert(&key, row.clone()) {
-                        changes.push(((Arc::clone(&key), row), RESTORED, 1));
-                    }
+        }
+        let shards = shards_of(cx.index, cx.peers);
+        for batch in cx.checkpoint.restored_rows(&operator, fingerprint, TABLE, shards) {
+            for (key, row) in state::from_batch(&batch) {
+                if self.insert(&key, row.clone()) {
+                    changes.push(((key, row), RESTORED, 1));
                 }
             }
         }
@@ -204,7 +274,7 @@ impl Live {
 
 /// Whether this worker keeps `key`.
 pub(super) fn is_mine(key: &str, cx: &WorkerContext) -> bool {
-    route(key) % cx.peers as u64 == cx.index as u64
+    worker_of(shard_of(route(key)), cx.peers) == cx.index
 }
 
 /// An epoch that is not complete.
@@ -223,12 +293,14 @@ pub(super) fn attach<'scope>(
     let operator = rules.operator(PART);
     let mut live = Live::new(rules);
     let mut changes = Vec::new();
-    live.restore(&cx.checkpoint.restored(&operator), cx, &mut changes);
+    live.restore(cx, &mut changes);
     let mut cuts = Cuts::new(operator.clone(), cx);
     let cx = cx.clone();
 
     let mut builder = OperatorBuilder::new(operator, events.scope());
-    let mut input = builder.new_input(events, Exchange::new(|event: &Event| route(&event.key)));
+    let peers = cx.peers;
+    let worker = move |event: &Event| worker_of(shard_of(route(&event.key)), peers) as u64;
+    let mut input = builder.new_input(events, Exchange::new(worker));
     let (changes_out, changes_stream) = builder.new_output::<Vec<Change<Row>>>();
     let (bars_out, bars) = builder.new_output::<Vec<i64>>();
     let mut changes_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Change<Row>>>>::from(changes_out);
@@ -257,7 +329,7 @@ pub(super) fn attach<'scope>(
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
-                cuts.pass(epoch, || live.encode(&cx));
+                cuts.pass_changes(epoch, || live.changes(&cx));
                 let Open { changes_at, bar_at, events } = entry.remove();
                 bars_out.session(&bar_at).give(live.bar());
                 let done = live.epoch(epoch, events, &mut changes);
@@ -272,7 +344,7 @@ pub(super) fn attach<'scope>(
                 cx.counters.state_rows(name, cx.index, live.n_rows);
             }
             if let Some(frontier) = frontier {
-                cuts.pass(frontier, || live.encode(&cx));
+                cuts.pass_changes(frontier, || live.changes(&cx));
             }
         }
     });

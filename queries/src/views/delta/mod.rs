@@ -180,6 +180,15 @@ impl View for DeltaView {
         self.leaves.iter().enumerate().flat_map(of_leaf).collect()
     }
 
+    fn fingerprints(&self) -> Vec<(String, u64)> {
+        let of_leaf = |(idx, leaf): (usize, &Leaf)| {
+            let mut fingerprints = leaf.pane.as_ref().map_or_else(Vec::new, |pane| pane.fingerprints());
+            fingerprints.push((self.operator(idx), self.fingerprint));
+            fingerprints
+        };
+        self.leaves.iter().enumerate().flat_map(of_leaf).collect()
+    }
+
     fn explain(&self) -> String {
         let mut text = format!("{}\n\noperators:\n", self.plan);
         for line in self.operators.lines() {

@@ -3,6 +3,7 @@
 mod delta;
 mod harness;
 mod reference;
+mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,206 @@
+//! Looks at checkpoints of a pipeline that does not run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use arrow::error::ArrowError;
+
+use super::folder::Folder;
+use super::manifest::{Damage, FileRef, Manifest, Run, TableState, hex};
+use super::{all_shards, run};
+
+/// The checkpoints in a folder, the newest first: each one's cut, and its manifest or what is wrong with it.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn list(dir: &Path) -> io::Result<Vec<(u64, Result<Manifest, Damage>)>> {
+    let folder = Folder::new(dir);
+    let cuts = Manifest::cuts(&folder.names()?);
+    Ok(cuts.into_iter().rev().map(|cut| (cut, Manifest::read(&folder, cut))).collect())
+}
+
+/// The newest checkpoint in a folder whose manifest can be read, if there is one.
+///
+/// # Errors
+/// If the folder cannot be read, or none of its manifests.
+pub fn newest(dir: &Path) -> io::Result<Option<Manifest>> {
+    let mut damage = None;
+    for (_, manifest) in list(dir)? {
+        match manifest {
+            Ok(manifest) => return Ok(Some(manifest)),
+            Err(found) => damage = damage.or(Some(found)),
+        }
+    }
+    damage.map_or(Ok(None), |damage| Err(io::Error::other(damage.to_string())))
+}
+
+/// Reads everything that a checkpoint consists of: all that is wrong with it.
+#[must_use]
+pub fn verify(dir: &Path, manifest: &Manifest) -> Vec<Damage> {
+    let folder = Folder::new(dir);
+    let mut damages = manifest.check(&folder).err().unwrap_or_default();
+    let damaged: BTreeSet<String> = damages.iter().map(|damage| damage.file.clone()).collect();
+    for operator in manifest.operators.values() {
+        damages.extend(operator.state.parts(&folder).err().filter(|damage| !damaged.contains(&damage.file)));
+        for table in operator.tables.values() {
+            for (run, file) in table.runs.iter().filter_map(|run| Some((run, run.file.as_ref()?))) {
+                if !damaged.contains(&file.name) {
+                    damages.extend(wrong_rows(dir, table, run, file));
+                }
+            }
+        }
+    }
+    damages
+}
+
+fn wrong_rows(dir: &Path, table: &TableState, run: &Run, file: &FileRef) -> Option<Damage> {
+    let damage = |what: String| Some(Damage { file: file.name.clone(), what });
+    match read_run(dir, table, file) {
+        Ok((_, _, Some(row))) => damage(format!("row {row} is not behind the one before it")),
+        Ok((rows, removed, None)) if (rows, removed) == (run.rows, run.removed) => None,
+        Ok((rows, removed, None)) => damage(format!(
+            "{rows} rows and {removed} removed keys, instead of {} and {}",
+            run.rows, run.removed
+        )),
+        Err(error) => damage(error.to_string()),
+    }
+}
+
+/// How many rows a file has, how many of them remove keys, and the first that is out of order.
+fn read_run(dir: &Path, table: &TableState, file: &FileRef) -> Result<(u64, u64, Option<u64>), ArrowError> {
+    let (mut n_rows, mut n_removed, mut last) = (0, 0, Vec::new());
+    for rows in run::read(dir, file, all_shards())? {
+        let rows = rows?;
+        if table.keys > 0 {
+            let keys = run::key_converter(&rows.schema(), table.keys)?;
+            let keys = keys.convert_columns(&rows.columns()[..table.keys])?;
+            for (row, key) in keys.iter().enumerate() {
+                if key.as_ref() <= last.as_slice() {
+                    return Ok((0, 0, Some(n_rows + n_removed + row as u64)));
+                }
+                last = key.as_ref().to_vec();
+            }
+        }
+        let of_batch = run::removed(&rows, table.keys).map_or(0, |removed| removed.true_count() as u64);
+        n_rows += rows.num_rows() as u64 - of_batch;
+        n_removed += of_batch;
+    }
+    Ok((n_rows, n_removed, None))
+}
+
+/// What has state in a configuration.
+#[derive(Clone, Debug)]
+pub struct Stateful {
+    /// `view` or `detector`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Names of its operators.
+    pub operators: Vec<String>,
+    /// What its state is written with, if it says so.
+    pub fingerprint: Option<u64>,
+}
+
+/// What becomes of state when a configuration is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes on with what it has.
+    Keeps,
+    /// What it has is of another query, and is dropped: it starts empty.
+    Rebuilt,
+    /// It has nothing yet.
+    New,
+    /// Nothing in the configuration has this state any more.
+    Dropped,
+}
+
+/// What becomes of the state of one view or detector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// `view` or `detector`; of what is no longer configured that is not known.
+    pub kind: Option<&'static str>,
+    /// Its name.
+    pub name: String,
+    /// What.
+    pub outcome: Outcome,
+    /// How many rows there are in the checkpoint, with some that are outdated.
+    pub rows: u64,
+    /// How many bytes they take on disk.
+    pub bytes: u64,
+}
+
+/// Compares what is configured with a checkpoint.
+#[must_use]
+pub fn compare(manifest: Option<&Manifest>, configured: &[Stateful]) -> Vec<Fate> {
+    let empty = BTreeMap::new();
+    let operators = manifest.map_or(&empty, |manifest| &manifest.operators);
+    let size_of = |names: &[&String]| {
+        let of_names = names.iter().filter_map(|name| operators.get(*name));
+        let runs = of_names.flat_map(|operator| operator.tables.values()).flat_map(|table| &table.runs);
+        runs.fold((0, 0), |(rows, bytes), run| {
+            (rows + run.rows, bytes + run.file.as_ref().map_or(0, |file| file.bytes))
+        })
+    };
+    let mut fates: Vec<Fate> = configured
+        .iter()
+        .map(|node| {
+            let names: Vec<&String> = node.operators.iter().collect();
+            let found: Vec<_> = names.iter().filter_map(|name| operators.get(*name)).collect();
+            let fits = |fingerprint: u64| found.iter().all(|operator| operator.fingerprint == hex(fingerprint));
+            let outcome = match node.fingerprint {
+                _ if found.is_empty() => Outcome::New,
+                Some(fingerprint) if !fits(fingerprint) => Outcome::Rebuilt,
+                _ => Outcome::Keeps,
+            };
+            let (rows, bytes) = size_of(&names);
+            Fate { kind: Some(node.kind), name: node.name.clone(), outcome, rows, bytes }
+        })
+        .collect();
+    let known: BTreeSet<&String> = configured.iter().flat_map(|node| &node.operators).collect();
+    let mut unknown: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for operator in operators.keys().filter(|operator| !known.contains(operator)) {
+        let name = operator.rsplit_once('.').map_or(operator.as_str(), |(name, _)| name);
+        unknown.entry(name).or_default().push(operator);
+    }
+    for (name, names) in unknown {
+        let (rows, bytes) = size_of(&names);
+        fates.push(Fate { kind: None, name: name.to_owned(), outcome: Outcome::Dropped, rows, bytes });
+    }
+    fates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::OperatorState;
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_compared_with_what_is_on_disk() {
+        let mut manifest = Manifest::empty(1);
+        for (name, fingerprint) in [("a.gather", 1), ("a.keep", 1), ("b.keep", 2), ("gone.keep", 3)] {
+            let runs = vec![Run { rows: 5, ..Run::default() }];
+            let tables = BTreeMap::from([("open".to_owned(), TableState { keys: 2, runs })]);
+            let state = OperatorState { fingerprint: hex(fingerprint), tables, ..OperatorState::default() };
+            manifest.operators.insert(name.to_owned(), state);
+        }
+        let view = |name: &str, parts: &[&str], fingerprint| Stateful {
+            kind: "view",
+            name: name.to_owned(),
+            operators: parts.iter().map(|part| format!("{name}.{part}")).collect(),
+            fingerprint: Some(fingerprint),
+        };
+        let configured =
+            [view("a", &["gather", "keep"], 1), view("b", &["keep"], 7), view("c", &["keep"], 4)];
+        let fates = compare(Some(&manifest), &configured);
+        let told: Vec<_> = fates.iter().map(|fate| (fate.name.as_str(), fate.outcome, fate.rows)).collect();
+        let expected = [
+            ("a", Outcome::Keeps, 10),
+            ("b", Outcome::Rebuilt, 5),
+            ("c", Outcome::New, 0),
+            ("gone", Outcome::Dropped, 5),
+        ];
+        assert_eq!(told, expected);
+        assert!(compare(None, &configured).iter().all(|fate| fate.outcome == Outcome::New));
+    }
+}

@@ -1,0 +1,69 @@
+//! `logdrive plan`: what becomes of the state on disk if this configuration is started.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::checkpoint::{folder, title};
+use super::{Outcome, PipelineFiles, load, print};
+use crate::checkpoint::inspect::{self, Fate, Stateful};
+use crate::config::Plan as Pipeline;
+
+#[derive(Args, Debug)]
+pub(super) struct Plan {
+    #[command(flatten)]
+    files: PipelineFiles,
+    /// The folder whose checkpoints it is compared with; that of the configuration unless given.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+}
+
+pub(super) fn run(command: &Plan) -> Outcome {
+    let (_, plan) = load(&command.files)?;
+    let dir = match &command.data_dir {
+        Some(dir) => folder(dir),
+        None => plan.data_dir.join("checkpoints"),
+    };
+    let manifest = inspect::newest(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut out = match &manifest {
+        Some(manifest) => format!("compared with the checkpoint of {}\n", title(manifest.cut)),
+        None => format!("{}: no checkpoint; everything starts empty\n", dir.display()),
+    };
+    for fate in inspect::compare(manifest.as_ref(), &stateful(&plan)) {
+        writeln!(out, "  {}", line(&fate)).expect("writing to a string cannot fail");
+    }
+    print(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What of a plan has state.
+fn stateful(plan: &Pipeline) -> Vec<Stateful> {
+    let views = plan.views.iter().map(|view| Stateful {
+        kind: "view",
+        name: view.name.to_string(),
+        operators: view.view.operators(),
+        fingerprint: view.view.fingerprint(),
+    });
+    let detectors = plan.detectors.iter().map(|detector| Stateful {
+        kind: "detector",
+        name: detector.name.to_string(),
+        operators: detector.detector.operators(),
+        fingerprint: detector.detector.fingerprint(),
+    });
+    views.chain(detectors).filter(|node| !node.operators.is_empty()).collect()
+}
+
+fn line(fate: &Fate) -> String {
+    let Fate { kind, name, outcome, rows, bytes } = fate;
+    let (kind, size) = (kind.unwrap_or("state"), format!("{rows} rows, {bytes} bytes"));
+    match outcome {
+        inspect::Outcome::Keeps => format!("{kind} {name}: keeps its state ({size})"),
+        inspect::Outcome::Rebuilt => {
+            format!("{kind} {name}: REBUILT from new rows, since it is another query; drops its state ({size})")
+        }
+        inspect::Outcome::New => format!("{kind} {name}: new, starts empty"),
+        inspect::Outcome::Dropped => format!("{kind} {name}: DROPPED, nothing has this name any more ({size})"),
+    }
+}
