@@ -26,13 +26,16 @@ sinks: {{ out: {{ type: file, from: [totals], path: out.ndjson }} }}
     )
 }
 
-const TOTALS: &str =
-    "  totals: { sql: \"SELECT tenant, count(*) AS n, sum(amount) AS total FROM in GROUP BY tenant\", unbounded: true }\n";
+const TOTALS: &str = "  totals: { sql: \"SELECT tenant, count(*) AS n, sum(amount) AS total FROM in GROUP BY tenant\", unbounded: true }\n";
 const PER_WINDOW: &str = "  per_window: { sql: \"SELECT count(*) AS n FROM in GROUP BY tumble(\\\"@timestamp\\\", INTERVAL '10 seconds')\" }\n";
 
 fn post(port: u16, range: std::ops::Range<i64>) {
     let event = |n: i64| {
-        format!("{{\"@timestamp\":{},\"tenant\":\"t{}\",\"amount\":{n}}}\n", 1_700_000_000_000 + n * 500, n % 3)
+        format!(
+            "{{\"@timestamp\":{},\"tenant\":\"t{}\",\"amount\":{n}}}\n",
+            1_700_000_000_000 + n * 500,
+            n % 3
+        )
     };
     let body: String = range.map(event).collect();
     assert_eq!(http(port, "POST", "/", "application/x-ndjson", &body).0, 200);
@@ -107,7 +110,10 @@ fn checkpoints_are_inspected_verified_and_compared_with_a_new_configuration() {
     pipeline.until_metric("logdrive_buffer_messages", "in", 0.0);
     pipeline.stop();
     let inspected = lab.succeed(&["checkpoint", "inspect", "data"]);
-    assert!(inspected.contains("source in  partition 0  up to offset 300"), "{inspected}");
+    assert!(
+        inspected.contains("source in  partition ") && inspected.contains("up to offset 300"),
+        "{inspected}"
+    );
     assert!(inspected.contains("operator totals.keep  fingerprint "), "{inspected}");
     assert!(inspected.contains("table open  by key  3 rows in 1 runs"), "{inspected}");
     assert!(inspected.contains("table closed  without keys"), "{inspected}");

@@ -54,7 +54,9 @@ sinks: { out: { type: blackhole, from: [totals] } }
     );
     append(&lab, (0..n_keys).map(|key| line(key, key)));
     let pipeline = lab.run();
-    let has_all = |pipeline: &Pipeline| pipeline.metric("logdrive_detector_state_rows", "totals") == Some(n_keys as f64);
+    let has_all = |pipeline: &Pipeline| {
+        pipeline.metric("logdrive_detector_state_rows", "totals") == Some(n_keys as f64)
+    };
     until_within(LIMIT, "all keys are counted", || has_all(&pipeline));
     wait_for_cuts(&pipeline, 3.0);
     let written = value(&pipeline, "logdrive_checkpoint_written_bytes_total");
@@ -66,7 +68,8 @@ sinks: { out: { type: blackhole, from: [totals] } }
         }
     }
     wait_for_cuts(&pipeline, 1.0);
-    let rate = (value(&pipeline, "logdrive_checkpoint_written_bytes_total") - written) / began.elapsed().as_secs_f64();
+    let rate = (value(&pipeline, "logdrive_checkpoint_written_bytes_total") - written)
+        / began.elapsed().as_secs_f64();
     let size = value(&pipeline, "logdrive_checkpoint_size_bytes");
     let files = value(&pipeline, "logdrive_checkpoint_files");
     pipeline.kill();

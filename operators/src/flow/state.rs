@@ -27,13 +27,15 @@ impl Cuts {
 
     /// The state is that of all epochs before `epoch`, and `state` writes it down, whole.
     pub fn pass(&mut self, epoch: u64, mut state: impl FnMut() -> Vec<u8>) {
-        let (checkpoint, operator, worker) = (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
+        let (checkpoint, operator, worker) =
+            (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
         self.each(epoch, |cut| checkpoint.put(&operator, worker, cut, state()));
     }
 
     /// The state is that of all epochs before `epoch`, and `changes` says what changed in it since it was asked last.
     pub fn pass_changes(&mut self, epoch: u64, mut changes: impl FnMut() -> Changes) {
-        let (checkpoint, operator, worker) = (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
+        let (checkpoint, operator, worker) =
+            (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
         self.each(epoch, |cut| checkpoint.put_changes(&operator, worker, cut, changes()));
     }
 

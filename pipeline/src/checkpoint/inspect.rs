@@ -147,7 +147,8 @@ pub fn compare(manifest: Option<&Manifest>, configured: &[Stateful]) -> Vec<Fate
         .map(|node| {
             let names: Vec<&String> = node.operators.iter().collect();
             let found: Vec<_> = names.iter().filter_map(|name| operators.get(*name)).collect();
-            let fits = |fingerprint: u64| found.iter().all(|operator| operator.fingerprint == hex(fingerprint));
+            let fits =
+                |fingerprint: u64| found.iter().all(|operator| operator.fingerprint == hex(fingerprint));
             let outcome = match node.fingerprint {
                 _ if found.is_empty() => Outcome::New,
                 Some(fingerprint) if !fits(fingerprint) => Outcome::Rebuilt,

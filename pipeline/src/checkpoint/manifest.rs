@@ -177,9 +177,9 @@ impl Manifest {
 
     /// The cuts of manifests that were found to be damaged.
     pub(super) fn damaged_cuts(names: &[String]) -> impl Iterator<Item = u64> {
-        names
-            .iter()
-            .filter_map(|name| name.strip_prefix(PREFIX)?.strip_suffix(DAMAGED)?.strip_suffix(SUFFIX)?.parse().ok())
+        names.iter().filter_map(|name| {
+            name.strip_prefix(PREFIX)?.strip_suffix(DAMAGED)?.strip_suffix(SUFFIX)?.parse().ok()
+        })
     }
 
     pub(super) fn damaged_name(cut: u64) -> String {
@@ -289,7 +289,8 @@ impl Blob {
         let (mut rest, mut parts) = (joined.as_slice(), Vec::new());
         while let Some((len, tail)) = rest.split_first_chunk::<8>() {
             let len = usize::try_from(u64::from_le_bytes(*len)).ok();
-            let (part, tail) = len.and_then(|len| tail.split_at_checked(len)).ok_or_else(|| damage("cut short".into()))?;
+            let (part, tail) =
+                len.and_then(|len| tail.split_at_checked(len)).ok_or_else(|| damage("cut short".into()))?;
             parts.push(part.to_vec());
             rest = tail;
         }

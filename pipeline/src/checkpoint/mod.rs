@@ -207,7 +207,11 @@ impl Checkpoint for Checkpoints {
 }
 
 /// The rows that a table has.
-fn rows(folder: &Folder, table: &TableState, shards: &Range<u16>) -> impl Iterator<Item = RecordBatch> + use<> {
+fn rows(
+    folder: &Folder,
+    table: &TableState,
+    shards: &Range<u16>,
+) -> impl Iterator<Item = RecordBatch> + use<> {
     let n_keys = table.keys;
     let layers = table.runs.iter().map(Layer::from).collect();
     let merged = merge(folder.path(), n_keys, layers, shards, false);

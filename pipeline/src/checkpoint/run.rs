@@ -75,7 +75,8 @@ pub(super) fn file_rows(change: &TableChange) -> Result<Option<RecordBatch>, Arr
     for (idx, column) in rows.columns().iter().enumerate() {
         // Rows come behind: one with a key that was removed before is there.
         let nulls = new_null_array(column.data_type(), if idx < change.n_keys { 0 } else { n_removed });
-        let keys = change.removed.iter().filter(|_| idx < change.n_keys).map(|batch| batch.column(idx).as_ref());
+        let keys =
+            change.removed.iter().filter(|_| idx < change.n_keys).map(|batch| batch.column(idx).as_ref());
         let parts: Vec<&dyn Array> = keys.chain([nulls.as_ref(), column.as_ref()]).collect();
         columns.push(concat(&parts)?);
     }
@@ -99,9 +100,10 @@ pub(super) fn file_rows(change: &TableChange) -> Result<Option<RecordBatch>, Arr
 fn fits_parquet(data_type: &DataType) -> bool {
     match data_type {
         DataType::Interval(unit) => *unit != IntervalUnit::MonthDayNano,
-        DataType::Union(..) | DataType::RunEndEncoded(..) | DataType::ListView(_) | DataType::LargeListView(_) => {
-            false
-        }
+        DataType::Union(..)
+        | DataType::RunEndEncoded(..)
+        | DataType::ListView(_)
+        | DataType::LargeListView(_) => false,
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             fits_parquet(item.data_type())
         }

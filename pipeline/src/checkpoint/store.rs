@@ -11,7 +11,9 @@ use tracing::{debug, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::folder::Folder;
-use super::manifest::{Blob, Damage, Dropped, FileRef, Manifest, OperatorState, Run, Span, TableState, hex, join};
+use super::manifest::{
+    Blob, Damage, Dropped, FileRef, Manifest, OperatorState, Run, Span, TableState, hex, join,
+};
 use super::merge::{Layer, Source, merge};
 use super::{run, runs};
 
@@ -118,13 +120,16 @@ impl Store {
         }
         let restored = whole.unwrap_or_else(|| Manifest::empty(workers));
         let older = cuts.iter().filter(|cut| **cut < restored.cut);
-        let mut kept: VecDeque<Manifest> = older.filter_map(|cut| Manifest::read(folder, *cut).ok()).collect();
+        let mut kept: VecDeque<Manifest> =
+            older.filter_map(|cut| Manifest::read(folder, *cut).ok()).collect();
         if restored.cut > 0 {
             kept.push_back(restored.clone());
         }
-        let newest = cuts.last().copied().into_iter().chain(Manifest::damaged_cuts(&names)).max().unwrap_or(0);
+        let newest =
+            cuts.last().copied().into_iter().chain(Manifest::damaged_cuts(&names)).max().unwrap_or(0);
         let numbers = kept.iter().flat_map(|manifest| &manifest.operators);
-        let numbers = numbers.flat_map(|(_, operator)| operator.tables.values()).flat_map(|table| &table.runs);
+        let numbers =
+            numbers.flat_map(|(_, operator)| operator.tables.values()).flat_map(|table| &table.runs);
         let next_number = numbers.map(|run| run.number + 1).max().unwrap_or(0);
         let current = Manifest { workers, ..restored.clone() };
         let store = Self {
@@ -155,7 +160,8 @@ impl Store {
         for (name, parts) in by_operator {
             let fingerprint = hex(parts.last().map_or(0, |part| part.changes.fingerprint));
             // Of another query nothing is left.
-            let before = self.current.operators.remove(&name).filter(|state| state.fingerprint == fingerprint);
+            let before =
+                self.current.operators.remove(&name).filter(|state| state.fingerprint == fingerprint);
             let mut state = before.unwrap_or_default();
             state.fingerprint = fingerprint;
             state.state = self.blob(cut, &name, &state.state, &parts)?;
@@ -198,10 +204,9 @@ impl Store {
     }
 
     fn tables(&self) -> impl Iterator<Item = (&String, &String, &TableState)> {
-        self.current
-            .operators
-            .iter()
-            .flat_map(|(operator, state)| state.tables.iter().map(move |(name, table)| (operator, name, table)))
+        self.current.operators.iter().flat_map(|(operator, state)| {
+            state.tables.iter().map(move |(name, table)| (operator, name, table))
+        })
     }
 
     fn blob(&mut self, cut: u64, operator: &str, before: &Blob, parts: &[Part]) -> io::Result<Blob> {
@@ -282,9 +287,14 @@ impl Store {
             return Ok(());
         }
         let due = runs::due(&table.runs, n_busy);
-        let range = due.filter(|due| bytes_of(&table.runs[due.clone()]) <= self.at_once_bytes).unwrap_or(last..last + 1);
+        let range = due
+            .filter(|due| bytes_of(&table.runs[due.clone()]) <= self.at_once_bytes)
+            .unwrap_or(last..last + 1);
         let older = table.runs[range.start..last].iter().map(Layer::from);
-        let layers = older.chain(layers).collect();
+        // With what runs that are gone now have dropped of older ones.
+        let (cleared, dropped) = (table.runs[last].cleared.clone(), table.runs[last].dropped.clone());
+        let gone = Layer { rows: Source::Memory(None), cleared, dropped };
+        let layers = older.chain([gone]).chain(layers).collect();
         let rows = merge(self.folder.path(), keys, layers, &(0..SHARDS), range.start > 0)?;
         let written = run::write(&self.folder, &stem, number, keys, rows)?;
         replace(&mut table.runs, range, written);
@@ -319,7 +329,9 @@ impl Store {
 
     /// Puts a run that was merged in the place of those that it was made of.
     fn take_merged(&mut self) -> io::Result<()> {
-        let Some(merging) = self.merging.take_if(|merging| merging.thread.is_finished()) else { return Ok(()) };
+        let Some(merging) = self.merging.take_if(|merging| merging.thread.is_finished()) else {
+            return Ok(());
+        };
         let merged = merging.thread.join().map_err(|_| io::Error::other("merging runs failed inside"))?;
         let merged = merged.map_err(io::Error::other)?;
         let operator = self.current.operators.get_mut(&merging.operator);

@@ -96,7 +96,9 @@ fn describe(out: &mut String, manifest: &Manifest) {
                     |file| format!("{}  {} bytes  xxh3 {}", file.name, file.bytes, file.xxh3),
                 );
                 let (rows, removed, dropped) = (run.rows, run.removed, run.dropped.len());
-                let line = format!("      {file}  {rows} rows  {removed} keys removed  {dropped} partitions dropped");
+                let line = format!(
+                    "      {file}  {rows} rows  {removed} keys removed  {dropped} partitions dropped"
+                );
                 write_line(out, &line);
             }
         }

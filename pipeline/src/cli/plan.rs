@@ -61,9 +61,13 @@ fn line(fate: &Fate) -> String {
     match outcome {
         inspect::Outcome::Keeps => format!("{kind} {name}: keeps its state ({size})"),
         inspect::Outcome::Rebuilt => {
-            format!("{kind} {name}: REBUILT from new rows, since it is another query; drops its state ({size})")
+            format!(
+                "{kind} {name}: REBUILT from new rows, since it is another query; drops its state ({size})"
+            )
         }
         inspect::Outcome::New => format!("{kind} {name}: new, starts empty"),
-        inspect::Outcome::Dropped => format!("{kind} {name}: DROPPED, nothing has this name any more ({size})"),
+        inspect::Outcome::Dropped => {
+            format!("{kind} {name}: DROPPED, nothing has this name any more ({size})")
+        }
     }
 }

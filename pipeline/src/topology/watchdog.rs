@@ -93,7 +93,9 @@ pub(super) fn watch(pulse: &Arc<Pulse>, timeout: Duration) -> std::io::Result<()
     let look = move || {
         while !watchdog.pulse.is_over.load(Ordering::Relaxed) {
             if let Some(what) = watchdog.look(watchdog.pulse.now()) {
-                tracing::error!("The dataflow stands still; the process ends, to go on from its checkpoint. {what}");
+                tracing::error!(
+                    "The dataflow stands still; the process ends, to go on from its checkpoint. {what}"
+                );
                 std::process::exit(STALLED);
             }
             std::thread::sleep(pause);
@@ -141,7 +143,7 @@ fn describe(pulse: &Pulse, standing: &[(&Place, usize, u64)], expected: u64, now
     let mut what = String::new();
     for (worker, step) in pulse.steps.iter().enumerate() {
         let since = now.saturating_sub(step.load(Ordering::Relaxed)) as f64 / 1e3;
-        if since > 1.0 {
+        if since > 0.5 {
             write!(what, "Worker {worker} has been in one step for {since:.1} s. ")
                 .expect("writing to a string cannot fail");
         }
@@ -187,15 +189,20 @@ mod tests {
     #[test]
     fn what_stays_behind_is_named_after_a_while() {
         let (pulse, mut watchdog) = watchdog();
-        [0, 1].map(|source| pulse.told(source, 7_000));
-        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(place, worker)| pulse.reached(place, worker, 7_000));
+        [0, 1].into_iter().for_each(|source| pulse.told(source, 7_000));
+        [(0, 0), (0, 1), (1, 0), (1, 1)]
+            .into_iter()
+            .for_each(|(place, worker)| pulse.reached(place, worker, 7_000));
         assert_eq!(watchdog.look(1_000), None);
-        [0, 1].map(|source| pulse.told(source, 9_000));
-        [(0, 0), (1, 0), (1, 1)].map(|(place, worker)| pulse.reached(place, worker, 9_000));
+        [0, 1].into_iter().for_each(|source| pulse.told(source, 9_000));
+        [(0, 0), (1, 0), (1, 1)].into_iter().for_each(|(place, worker)| pulse.reached(place, worker, 9_000));
         assert_eq!(watchdog.look(2_000), None);
         assert_eq!(watchdog.look(10_500), None);
         let what = watchdog.look(12_000).unwrap();
-        assert!(what.contains("view totals stays at epoch 7000, 2.0 s behind the sources on worker 1."), "{what}");
+        assert!(
+            what.contains("view totals stays at epoch 7000, 2.0 s behind the sources on worker 1."),
+            "{what}"
+        );
         assert!(what.contains("Worker 1 has been in one step for 12.0 s."), "{what}");
         assert!(!what.contains("sink out"), "{what}");
         // It goes on, if slowly.

@@ -38,8 +38,9 @@ impl Keep {
         let open = TableChange::new(OPEN, &with_shard(fields.fields().iter().cloned()), n_keys);
         // A view's columns may have any name.
         let of_view = self.spec.schema.fields().iter();
-        let of_view = of_view
-            .map(|field| Arc::new(Field::new(format!("row.{}", field.name()), field.data_type().clone(), true)));
+        let of_view = of_view.map(|field| {
+            Arc::new(Field::new(format!("row.{}", field.name()), field.data_type().clone(), true))
+        });
         let window = Arc::new(Field::new("window", DataType::Int64, false));
         let closed = TableChange::new(CLOSED, &with_shard(std::iter::once(window).chain(of_view)), 0);
         (open, closed)
@@ -188,6 +189,7 @@ fn by_window(rows: impl Iterator<Item = RecordBatch>) -> Result<BTreeMap<i64, Re
             windows.entry(window).or_default().push(tidy(&rows)?);
         }
     }
-    let one = |(window, rows): (i64, Vec<RecordBatch>)| Ok((window, concat_batches(rows[0].schema_ref(), &rows)?));
+    let one =
+        |(window, rows): (i64, Vec<RecordBatch>)| Ok((window, concat_batches(rows[0].schema_ref(), &rows)?));
     windows.into_iter().map(one).collect()
 }

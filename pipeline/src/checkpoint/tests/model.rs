@@ -65,7 +65,9 @@ fn columns(keys: &[i64], values: Option<&[i64]>) -> RecordBatch {
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(UInt16Array::from_iter_values(keys.iter().map(|key| shard(*key)))),
         Arc::new(Int64Array::from_iter_values(keys.iter().map(|key| key % PARTITIONS))),
-        Arc::new(StringViewArray::from_iter_values(keys.iter().map(|key| format!("the key with number {key}")))),
+        Arc::new(StringViewArray::from_iter_values(
+            keys.iter().map(|key| format!("the key with number {key}")),
+        )),
     ];
     columns.extend(values.map(|values| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef));
     let schema = schema().project(&(0..columns.len()).collect::<Vec<_>>()).unwrap();
@@ -84,7 +86,8 @@ impl Model {
     pub(super) fn apply(&mut self, step: &Step, workers: usize) -> Vec<Part> {
         let of = |worker: usize, key: i64| worker_of(shard(key), workers) == worker;
         let parts = (0..workers).map(|worker| {
-            let rows: Vec<(i64, i64)> = step.rows.iter().filter(|(key, _)| of(worker, *key)).copied().collect();
+            let rows: Vec<(i64, i64)> =
+                step.rows.iter().filter(|(key, _)| of(worker, *key)).copied().collect();
             let (keys, values): (Vec<i64>, Vec<i64>) = rows.into_iter().unzip();
             let removed: Vec<i64> = step.removed.iter().filter(|key| of(worker, **key)).copied().collect();
             let mut keyed = TableChange::new("keyed", &schema(), 3);
@@ -143,7 +146,8 @@ fn texts(batches: impl IntoIterator<Item = RecordBatch>) -> Vec<String> {
     let of_batch = |rows: RecordBatch| {
         let formats: Vec<_> =
             rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-        let row = |row| formats.iter().map(|format| format.value(row).to_string()).collect::<Vec<_>>().join("|");
+        let row =
+            |row| formats.iter().map(|format| format.value(row).to_string()).collect::<Vec<_>>().join("|");
         (0..rows.num_rows()).map(row).collect::<Vec<_>>()
     };
     let mut texts: Vec<String> = batches.into_iter().flat_map(of_batch).collect();

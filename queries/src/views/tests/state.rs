@@ -12,7 +12,8 @@ fn spaced(rows: &[Vec<Row>], first_epoch: u64, first_offset: u64) -> Epochs {
         offset += rows.len() as u64;
     }
     // Cuts behind the last rows, of which some are skipped.
-    epochs.insert(first_epoch + 2_000 * rows.len() as u64 + 8_000, Vec::new());
+    let last = first_epoch + 2_000 * rows.len() as u64;
+    epochs.extend((0..12).map(|n| (last + n * CUT_EVERY, Vec::new())));
     epochs
 }
 
@@ -35,8 +36,9 @@ fn state_of_one_worker_goes_to_three_and_then_to_two() {
         (totals, Emit::Changes),
     ];
     // Three lives of a hundred keys each, of which most come again.
-    let rows: Vec<Vec<Row>> =
-        (0..9).map(|n| (0..60).map(|key| row(n * 4, ["a", "b"][key as usize % 2], key * (1 + n % 3))).collect()).collect();
+    let rows: Vec<Vec<Row>> = (0..9)
+        .map(|n| (0..60).map(|key| row(n * 4, ["a", "b"][key as usize % 2], key * (1 + n % 3))).collect())
+        .collect();
     let all: Vec<Row> = rows.concat();
     for (sql, emit) in cases {
         let view = view(sql, emit).unwrap();
@@ -52,7 +54,7 @@ fn state_of_one_worker_goes_to_three_and_then_to_two() {
             epoch = epochs.keys().last().copied().unwrap();
             offset += of_life.iter().map(Vec::len).sum::<usize>() as u64;
             let cut = outcome.cut_before(epoch, view.operators().len() * workers).unwrap();
-            assert!(cut > epoch - 8_000, "all rows of this life are in the state");
+            assert!(cut > epoch - 12 * CUT_EVERY, "all rows of this life are in the state");
             told.extend(outcome.rows.clone());
             before = Some((outcome, cut));
         }
@@ -69,7 +71,8 @@ fn windows_that_have_closed_can_be_read_after_a_restart() {
         let options = ViewOptions { retain: Duration::from_secs(100), ..options(emit) };
         let view = plan(PER_TEN_SECONDS, &[("events".into(), schema())], options).unwrap();
         // The watermark comes to 130 s, so windows that end by then are closed; those before 20 s are forgotten.
-        let rows: Vec<Vec<Row>> = [0, 10, 50, 100, 150].map(|at| vec![row(at, "a", 1), row(at + 1, "b", 1)]).into();
+        let rows: Vec<Vec<Row>> =
+            [0, 10, 50, 100, 150].map(|at| vec![row(at, "a", 1), row(at + 1, "b", 1)]).into();
         let epochs = spaced(&rows, START + 10, 0);
         let end = epochs.keys().last().copied().unwrap();
         let read = |workers, restored, epochs: &Epochs, at| {
@@ -82,6 +85,7 @@ fn windows_that_have_closed_can_be_read_after_a_restart() {
         assert_eq!(before.len(), 3, "{before:?}");
         let first = run(&view, 2, None).go(&epochs);
         let cut = first.cut_before(end, 4).unwrap();
+        assert!(cut > end - 12 * CUT_EVERY, "all rows are in the state");
         for workers in [1, 2, 3] {
             let nothing = Epochs::from([(end + 1_000, Vec::new())]);
             assert_eq!(read(workers, Some((&first, cut)), &nothing, cut + 1), before, "{workers} workers");
@@ -99,7 +103,8 @@ fn handed_in(outcome: &Outcome, after: u64) -> usize {
 #[test]
 fn what_is_handed_in_is_in_proportion_to_what_changed() {
     let windows = "SELECT n, count(*) AS c FROM events GROUP BY n, tumble(\"@timestamp\", INTERVAL '1 day')";
-    let sessions = "SELECT n, count(*) AS c FROM events GROUP BY n, session(\"@timestamp\", INTERVAL '1 hour')";
+    let sessions =
+        "SELECT n, count(*) AS c FROM events GROUP BY n, session(\"@timestamp\", INTERVAL '1 hour')";
     let endless = "SELECT n, count(*) AS c FROM events GROUP BY n";
     let cases = [
         (windows, Emit::Final),
