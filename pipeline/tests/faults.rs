@@ -38,6 +38,10 @@ impl Detector for Faulty {
         Vec::new()
     }
 
+    fn fingerprints(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
     fn attach<'scope>(
         &self,
         input: BatchStream<'scope>,

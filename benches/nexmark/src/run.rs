@@ -250,8 +250,7 @@ pub fn batch(query: &Query, epochs: &[Epoch], keeps: bool) -> Result<Outcome> {
     let answer = runtime.block_on(async { context.sql(sql).await?.collect().await })?;
     let (cpu, wall) = (self::cpu().saturating_sub(cpu), start.elapsed());
     let n_changes = answer.iter().map(RecordBatch::num_rows).sum();
-    let mut rows: Vec<String> =
-        if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };
+    let mut rows: Vec<String> = if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };
     rows.sort_unstable();
     Ok::<_, DataFusionError>(Outcome { cpu, wall, n_changes, rows, stopped: None })
 }

@@ -96,10 +96,8 @@ pub struct Stateful {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// Names of its operators.
-    pub operators: Vec<String>,
-    /// What its state is written with, if it says so.
-    pub fingerprint: Option<u64>,
+    /// What the state of its operators is written with, by operator.
+    pub operators: BTreeMap<String, u64>,
 }
 
 /// What becomes of state when a configuration is started.
@@ -145,20 +143,22 @@ pub fn compare(manifest: Option<&Manifest>, configured: &[Stateful]) -> Vec<Fate
     let mut fates: Vec<Fate> = configured
         .iter()
         .map(|node| {
-            let names: Vec<&String> = node.operators.iter().collect();
-            let found: Vec<_> = names.iter().filter_map(|name| operators.get(*name)).collect();
-            let fits =
-                |fingerprint: u64| found.iter().all(|operator| operator.fingerprint == hex(fingerprint));
-            let outcome = match node.fingerprint {
-                _ if found.is_empty() => Outcome::New,
-                Some(fingerprint) if !fits(fingerprint) => Outcome::Rebuilt,
-                _ => Outcome::Keeps,
+            let names: Vec<&String> = node.operators.keys().collect();
+            let has = |(name, fingerprint): (&String, &u64)| {
+                operators.get(name).is_some_and(|operator| operator.fingerprint == hex(*fingerprint))
+            };
+            let outcome = if !names.iter().any(|name| operators.contains_key(*name)) {
+                Outcome::New
+            } else if node.operators.iter().all(has) {
+                Outcome::Keeps
+            } else {
+                Outcome::Rebuilt
             };
             let (rows, bytes) = size_of(&names);
             Fate { kind: Some(node.kind), name: node.name.clone(), outcome, rows, bytes }
         })
         .collect();
-    let known: BTreeSet<&String> = configured.iter().flat_map(|node| &node.operators).collect();
+    let known: BTreeSet<&String> = configured.iter().flat_map(|node| node.operators.keys()).collect();
     let mut unknown: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
     for operator in operators.keys().filter(|operator| !known.contains(operator)) {
         let name = operator.rsplit_once('.').map_or(operator.as_str(), |(name, _)| name);
@@ -188,8 +188,7 @@ mod tests {
         let view = |name: &str, parts: &[&str], fingerprint| Stateful {
             kind: "view",
             name: name.to_owned(),
-            operators: parts.iter().map(|part| format!("{name}.{part}")).collect(),
-            fingerprint: Some(fingerprint),
+            operators: parts.iter().map(|part| (format!("{name}.{part}"), fingerprint)).collect(),
         };
         let configured =
             [view("a", &["gather", "keep"], 1), view("b", &["keep"], 7), view("c", &["keep"], 4)];

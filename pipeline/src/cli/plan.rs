@@ -43,14 +43,12 @@ fn stateful(plan: &Pipeline) -> Vec<Stateful> {
     let views = plan.views.iter().map(|view| Stateful {
         kind: "view",
         name: view.name.to_string(),
-        operators: view.view.operators(),
-        fingerprint: view.view.fingerprint(),
+        operators: view.view.fingerprints().into_iter().collect(),
     });
     let detectors = plan.detectors.iter().map(|detector| Stateful {
         kind: "detector",
         name: detector.name.to_string(),
-        operators: detector.detector.operators(),
-        fingerprint: detector.detector.fingerprint(),
+        operators: detector.detector.fingerprints().into_iter().collect(),
     });
     views.chain(detectors).filter(|node| !node.operators.is_empty()).collect()
 }

@@ -353,7 +353,12 @@ impl Keeper {
     fn changes(&mut self) -> Changes {
         let Self { fingerprint, health, keep } = self;
         let Some(keep) = keep else {
-            return Changes { fingerprint: *fingerprint, shards: 0..0, state: Vec::new(), tables: Vec::new() };
+            return Changes {
+                fingerprint: *fingerprint,
+                shards: 0..0,
+                state: Vec::new(),
+                tables: Vec::new(),
+            };
         };
         if !health.is_stopped() {
             match keep.changes() {

@@ -38,7 +38,7 @@ pub(super) struct Emitted {
 pub(super) enum Open {
     Final(BTreeMap<i64, Log>),
     Changes(BTreeMap<i64, Table>, TableLayout),
-    Sessions(Sessions, TableLayout),
+    Sessions(Box<Sessions>, TableLayout),
 }
 
 /// The open windows.
@@ -65,7 +65,7 @@ impl Keep {
         let open = match aggregation.windows {
             Some((Windowing::Session { gap }, _)) => {
                 let layout = TableLayout::new(aggregation)?;
-                Open::Sessions(Sessions::new(gap, &layout)?, layout)
+                Open::Sessions(Box::new(Sessions::new(gap, &layout)?), layout)
             }
             _ if tells_changes => Open::Changes(BTreeMap::new(), TableLayout::new(aggregation)?),
             _ => Open::Final(BTreeMap::new()),

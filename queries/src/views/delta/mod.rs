@@ -30,8 +30,8 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use logdrive_operators::flow::restored;
 use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
-use timely::dataflow::operators::generic::operator::empty;
 use timely::dataflow::operators::Concatenate;
+use timely::dataflow::operators::generic::operator::empty;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::codec::Codec;
@@ -221,4 +221,3 @@ impl Leaf {
         has_windows || is_one_row || !self.lifetime.is_endless()
     }
 }
-

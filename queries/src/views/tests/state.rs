@@ -69,7 +69,7 @@ fn state_of_one_worker_goes_to_three_and_then_to_two() {
 fn windows_that_have_closed_can_be_read_after_a_restart() {
     for emit in [Emit::Final, Emit::Changes] {
         let options = ViewOptions { retain: Duration::from_secs(100), ..options(emit) };
-        let view = plan(PER_TEN_SECONDS, &[("events".into(), schema())], options).unwrap();
+        let view = plan(PER_TEN_SECONDS, &[events()], options).unwrap();
         // The watermark comes to 130 s, so windows that end by then are closed; those before 20 s are forgotten.
         let rows: Vec<Vec<Row>> =
             [0, 10, 50, 100, 150].map(|at| vec![row(at, "a", 1), row(at + 1, "b", 1)]).into();
