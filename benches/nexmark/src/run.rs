@@ -1,6 +1,7 @@
 //! Runs a query as a view in a dataflow of its own, and over a table with DataFusion.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use logdrive_operators::flow::Changes;
 use logdrive_operators::{
     Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, WorkerContext,
 };
@@ -53,6 +55,18 @@ impl Checkpoint for Quiet {
     }
 
     fn put(&self, _: &str, _: usize, _: u64, _: Vec<u8>) {}
+
+    fn put_changes(&self, _: &str, _: usize, _: u64, _: Changes) {}
+
+    fn restored_rows(
+        &self,
+        _: &str,
+        _: u64,
+        _: &str,
+        _: Range<u16>,
+    ) -> Box<dyn Iterator<Item = RecordBatch> + '_> {
+        Box::new(std::iter::empty())
+    }
 
     fn restored(&self, _: &str) -> Vec<Vec<u8>> {
         Vec::new()
@@ -250,7 +264,8 @@ pub fn batch(query: &Query, epochs: &[Epoch], keeps: bool) -> Result<Outcome> {
     let answer = runtime.block_on(async { context.sql(sql).await?.collect().await })?;
     let (cpu, wall) = (self::cpu().saturating_sub(cpu), start.elapsed());
     let n_changes = answer.iter().map(RecordBatch::num_rows).sum();
-    let mut rows: Vec<String> = if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };
+    let mut rows: Vec<String> =
+        if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };
     rows.sort_unstable();
     Ok::<_, DataFusionError>(Outcome { cpu, wall, n_changes, rows, stopped: None })
 }
