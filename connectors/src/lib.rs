@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod prometheus;
 pub mod redis;
+pub mod server_tls;
 pub mod sink;
 pub mod sinks;
 pub mod source;

@@ -90,6 +90,14 @@ metrics! {
     checkpoint_files: IntGauge "logdrive_checkpoint_files" [];
     /// Damaged files found at the start, so that an older checkpoint was restored.
     checkpoint_damaged: IntCounter "logdrive_checkpoint_damaged_files_total" [];
+    /// Connections of readers that are open, by protocol.
+    reader_connections: IntGaugeVec "logdrive_reader_connections" ["protocol"];
+    /// Statements of readers, by protocol and outcome (`ok`, `error`, `cancelled`).
+    reader_statements: IntCounterVec "logdrive_reader_statements_total" ["protocol", "outcome"];
+    /// Those who follow the changes of a view.
+    subscribers: IntGaugeVec "logdrive_subscribers" ["view"];
+    /// Times that a subscriber was told to begin anew, because the changes it wanted were no longer kept.
+    subscriber_resyncs: IntCounterVec "logdrive_subscriber_resyncs_total" ["view"];
     /// Rows that a sink's far end confirmed.
     sink_rows: IntCounterVec "logdrive_sink_rows_total" ["sink"];
     /// Bytes that a sink sent.

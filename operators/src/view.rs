@@ -40,6 +40,21 @@ impl ViewOutcome {
     }
 }
 
+/// The rows of a view that one worker keeps.
+#[derive(Clone, Debug, Default)]
+pub struct ViewRows {
+    /// What all changes that have left the view come to.
+    pub told: Vec<RecordBatch>,
+    /// What has not left it, because its window is open and the view tells each row once.
+    pub untold: Vec<RecordBatch>,
+}
+
+impl From<Vec<RecordBatch>> for ViewRows {
+    fn from(told: Vec<RecordBatch>) -> Self {
+        Self { told, untold: Vec::new() }
+    }
+}
+
 /// Those who want to read views while they run.
 pub trait Snapshots: Debug + Send + Sync {
     /// Whether somebody waits for the rows of `view` on `worker` as of the epochs before `epoch` or before an earlier
@@ -47,7 +62,7 @@ pub trait Snapshots: Debug + Send + Sync {
     fn is_due(&self, view: &str, worker: usize, epoch: u64) -> bool;
 
     /// Answers them: the rows of the view that `worker` keeps, or why there are none.
-    fn answer(&self, view: &str, worker: usize, epoch: u64, rows: Result<Vec<RecordBatch>, String>);
+    fn answer(&self, view: &str, worker: usize, epoch: u64, rows: Result<ViewRows, String>);
 
     /// How far event time has come in `view`, in microseconds since the Unix epoch, and which partition of which source
     /// holds it back: the one with the oldest newest row of those that are not idle.

@@ -6,5 +6,8 @@ pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+mod following;
 mod memory;
+pub mod postgres;
+mod reading;
 pub mod topology;

@@ -8,10 +8,11 @@ pub mod compiler;
 pub mod functions;
 pub mod lake;
 pub mod output;
+pub mod postgres;
 mod session;
 pub mod views;
 
 pub use compiler::SqlCompiler;
 pub use functions::{FUNCTIONS, Function};
-pub use lake::{Answer, Options, SqlError, query};
+pub use lake::{Answer, Options, Rows, Shape, SqlError, query, shape, stream};
 pub use output::{to_csv, to_json, to_table};

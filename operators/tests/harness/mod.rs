@@ -15,7 +15,7 @@ use arrow::datatypes::{
 use logdrive_operators::flow::{Changes, TablesInMemory};
 use logdrive_operators::{
     Batches, Checkpoint, CompileError, Compiler, DETECTORS, Detector, DetectorContext, DetectorCounters,
-    Expression, ExpressionError, Lifecycle, Snapshots, WorkerContext,
+    Expression, ExpressionError, Lifecycle, Snapshots, ViewRows, WorkerContext,
 };
 use logdrive_schemas::chunk::Partition;
 use logdrive_schemas::component::{Limits, Node};
@@ -326,7 +326,7 @@ impl Snapshots for Endless {
         false
     }
 
-    fn answer(&self, _: &str, _: usize, _: u64, _: Result<Vec<RecordBatch>, String>) {}
+    fn answer(&self, _: &str, _: usize, _: u64, _: Result<ViewRows, String>) {}
 
     fn reached(&self, _: &str, _: i64, _: Option<(&str, u64)>) {}
 }

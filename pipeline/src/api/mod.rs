@@ -1,5 +1,6 @@
 //! The HTTP API of a running pipeline: metrics, health, and a look inside.
 
+mod changes;
 mod sql;
 pub mod status;
 
@@ -43,14 +44,16 @@ pub async fn serve(listen: SocketAddr, view: View) -> std::io::Result<SocketAddr
         .route("/v1/tap/{name}", get(tap))
         .route("/v1/sql", post(sql::answer))
         .route("/v1/views", get(views))
-        .with_state(view);
-    tokio::spawn(accept(listener, app));
+        .route("/v1/views/{name}/changes", get(changes::answer))
+        .with_state(view.clone());
+    tokio::spawn(accept(listener, app, view));
     Ok(bound)
 }
 
 /// Accepts connections. The loop is ours because hyper needs a timer for its header deadline, which axum's own loop
 /// does not give it.
-async fn accept(listener: TcpListener, app: Router) {
+async fn accept(listener: TcpListener, app: Router, view: View) {
+    let open = view.metrics.reader_connections.with_label_values(&["http"]);
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
@@ -60,11 +63,14 @@ async fn accept(listener: TcpListener, app: Router) {
             continue;
         };
         let service = TowerToHyperService::new(app.clone());
+        let open = open.clone();
+        open.inc();
         tokio::spawn(async move {
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
             // A client that breaks off is its own business.
             server.serve_connection(TokioIo::new(stream), service).await.ok();
+            open.dec();
             drop(permit);
         });
     }

@@ -84,7 +84,7 @@ fn start_logging(command: &Run, line: &status_line::StatusLine) -> Result<(), St
 async fn drive(plan: Plan, line: status_line::StatusLine) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new());
     metrics.start_time.set(topology::now_micros() as f64 / 1e6);
-    let listen = plan.api;
+    let (listen, postgres) = (plan.api, plan.postgres.clone());
     let hints = hints(&plan);
     let running = topology::start(plan, metrics, Stand::default()).await?;
     let view = running.view().clone();
@@ -94,6 +94,15 @@ async fn drive(plan: Plan, line: status_line::StatusLine) -> Result<(), RunError
             Err(error) => {
                 // Metrics are worth less than logs: a taken port must not keep the pipeline from running.
                 warn!(%listen, %error, "The API is off: its address cannot be bound.");
+            }
+        }
+    }
+    if let Some(plan) = postgres {
+        let listen = plan.config.listen;
+        match crate::postgres::serve(plan, view.clone()).await {
+            Ok(bound) => info!(listen = %bound, "PostgreSQL clients are listened to."),
+            Err(error) => {
+                warn!(%listen, %error, "PostgreSQL clients are not listened to: the address cannot be bound.")
             }
         }
     }

@@ -45,14 +45,14 @@ pub(super) fn run(command: &Sql) -> Outcome {
         let (_, plan) = load(&PipelineFiles { files: vec![file.clone()] })?;
         options.tables = plan.lakes();
     }
+    let is_path = |table: &String| table.contains(['/', '*', '?', '[']);
     let here = |table: &String| {
-        options.tables.iter().any(|(name, _)| name == table)
-            || table.contains(['/', '*', '?', '['])
-            || Path::new(table).exists()
+        options.tables.iter().any(|(name, _)| name == table) || is_path(table) || Path::new(table).exists()
     };
     let runtime = runtime()?;
     let tables = views::tables(&command.query);
-    let answer = if tables.is_empty() || tables.iter().any(here) {
+    // A name that is nothing here may be that of a live view; it can be joined with what the pipeline wrote.
+    let answer = if tables.iter().all(here) || tables.iter().any(is_path) {
         runtime.block_on(query(&command.query, &options)).map_err(|error| {
             let at = error.at.map(|(start, length)| At { start, length });
             let refusal = Refusal { code: error.code.into(), message: error.message, help: error.help, at };

@@ -14,6 +14,7 @@ use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span
 use logdrive_schemas::{FieldType, RowSchema, catalogue};
 
 use super::plan::QueueConfig;
+use super::postgres::{self, PostgresPlan};
 use super::view::{ViewConfig, ViewDraft};
 
 /// The keys of a file's top level.
@@ -23,6 +24,7 @@ const SECTIONS: &[&str] = &[
     "detectors",
     "drain_timeout",
     "in_flight_max_bytes",
+    "postgres",
     "sinks",
     "sources",
     "stall_timeout",
@@ -84,6 +86,7 @@ pub(super) struct Draft {
     pub(super) data_dir: PathBuf,
     pub(super) workers: usize,
     pub(super) api: Option<SocketAddr>,
+    pub(super) postgres: Option<PostgresPlan>,
     pub(super) in_flight_max_bytes: u64,
     pub(super) drain_timeout: Duration,
     pub(super) stall_timeout: Duration,
@@ -107,6 +110,7 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
         data_dir: root.get("data_dir").and_then(Node::as_str).unwrap_or("./data").into(),
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         api: Some(SocketAddr::from(([127, 0, 0, 1], 8686))),
+        postgres: None,
         in_flight_max_bytes: 256 << 20,
         drain_timeout: Duration::from_secs(30),
         stall_timeout: Duration::from_secs(300),
@@ -177,6 +181,7 @@ fn read_settings(root: &Node, draft: &mut Draft, errors: &mut Vec<ConfigError>) 
             None => errors.push(ConfigError::wrong_type(node, "a duration such as `30s`")),
         }
     }
+    draft.postgres = root.get("postgres").and_then(|node| postgres::read(node, errors));
     let Some(node) = root.get("api") else { return };
     match &node.kind {
         NodeKind::Scalar(s) if s.text == "off" || s.text == "false" => draft.api = None,

@@ -6,6 +6,7 @@ mod draft;
 mod file;
 pub mod graph;
 mod plan;
+pub mod postgres;
 pub mod reference;
 pub mod report;
 mod resolve;

@@ -12,6 +12,8 @@ use logdrive_operators::{Detector, Stage, StepPlan, View};
 use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{Node, Span};
 
+use super::postgres::PostgresPlan;
+
 /// A pipeline that can run.
 pub struct Plan {
     /// Buffers, checkpoints, positions, queues.
@@ -20,6 +22,8 @@ pub struct Plan {
     pub workers: usize,
     /// Where the API listens; `None` if it is off.
     pub api: Option<SocketAddr>,
+    /// Where clients of PostgreSQL are listened to, if they are.
+    pub postgres: Option<PostgresPlan>,
     /// How many bytes of one source may be received and not delivered.
     pub in_flight_max_bytes: u64,
     /// How long a graceful stop may take.

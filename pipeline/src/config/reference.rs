@@ -8,6 +8,7 @@ use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
 use super::plan::QueueConfig;
+use super::postgres::PostgresConfig;
 use super::view::ViewConfig;
 
 /// The JSON Schema (draft 2020-12) of a pipeline file.
@@ -34,6 +35,7 @@ pub fn json_schema() -> Value {
     let detectors =
         one_of(DETECTORS.iter().map(|d| component(d.name, (d.schema)(), &detector_keys, &mut defs)));
     let view = inline(schema_for!(ViewConfig), &mut defs);
+    let postgres = inline(schema_for!(PostgresConfig), &mut defs);
     let mut steps: Vec<Value> = STEPS
         .iter()
         .map(|step| {
@@ -54,6 +56,7 @@ pub fn json_schema() -> Value {
             "data_dir": { "type": "string", "description": "Buffers, checkpoints, queues.", "default": "./data" },
             "workers": { "type": "integer", "minimum": 1, "description": "Dataflow workers; default: cores." },
             "api": { "anyOf": [{ "enum": ["off", false] }, { "type": "object", "properties": { "listen": { "type": "string" } } }] },
+            "postgres": { "anyOf": [{ "enum": ["off", false] }, postgres] },
             "in_flight_max_bytes": { "type": "string", "description": "How much of one source may be received and not delivered." },
             "drain_timeout": { "type": "string", "description": "How long a graceful stop may take." },
             "stall_timeout": { "type": "string", "description": "After how long without progress inside, while there is input, the process ends, to go on from its checkpoint; `0s`: never.", "default": "5m" },

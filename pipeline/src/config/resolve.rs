@@ -126,6 +126,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         data_dir: draft.data_dir,
         workers: draft.workers,
         api: draft.api,
+        postgres: draft.postgres,
         in_flight_max_bytes: draft.in_flight_max_bytes,
         drain_timeout: draft.drain_timeout,
         stall_timeout: draft.stall_timeout,

@@ -11,12 +11,14 @@
 //!    └──── commit ◀──── frontier passes e ◀──── lets go ◀┴──── durable ◀──────┘
 //! ```
 
+mod changes;
 mod egress;
 mod epochs;
 mod ingest;
 mod late;
 mod positions;
 mod queue;
+mod refused;
 mod reload;
 mod runtime;
 mod seen;
@@ -43,7 +45,9 @@ use crate::api::status::NodeNames;
 use crate::checkpoint::Checkpoints;
 use crate::config::{Input, Plan};
 
+pub use changes::{Event, Lost, Subscription};
 pub use epochs::now_micros;
+pub use refused::Refused;
 pub use snapshots::{Progress, ViewReader};
 pub use taps::{Tap, TapReader};
 pub use watchdog::exit_on_panic;
@@ -107,6 +111,8 @@ pub struct View {
     pub names: Arc<NodeNames>,
     /// Reads views.
     pub views: Arc<ViewReader>,
+    /// The rows that failed last.
+    pub refused: Arc<Refused>,
     /// The paths of the Parquet files that the pipeline writes, by the names of their sinks and streams.
     pub lakes: Arc<Vec<(String, String)>>,
     /// Cancelled to stop gracefully.
@@ -152,8 +158,9 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         sink_tasks.push((idx, sink, inbox, from_sink));
     }
     let epochs = epochs::Epochs::new(checkpoints.newest_cut(), n_operators > 0);
-    let views = ViewReader::new(&plan, &epochs);
+    let views = ViewReader::new(&plan, &epochs, &metrics);
     let pulse = watchdog::Pulse::new(plan.workers, plan.sources.len(), runtime::places(&plan));
+    let refused = Arc::new(Refused::default());
     let nodes = all_nodes(&plan);
     let taps = taps::Taps::new(nodes.iter().copied());
     let view = View {
@@ -161,6 +168,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         taps: Arc::new(nodes.iter().map(|n| (plan.name(*n).to_owned(), taps.of(*n))).collect()),
         names: Arc::new(node_names(&plan)),
         views: Arc::clone(&views),
+        refused: Arc::clone(&refused),
         lakes: Arc::new(plan.lakes()),
         shutdown: shutdown.clone(),
         ready: Arc::default(),
@@ -175,6 +183,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         shutdown: shutdown.clone(),
         views,
         pulse: Arc::clone(&pulse),
+        refused,
     });
 
     let frontiers = Frontiers::new(n_operators > 0);

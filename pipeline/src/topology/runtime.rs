@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::egress::{FromSink, ToSink};
 use super::queue::QueueReceiver;
+use super::refused::Refused;
 use super::snapshots::ViewReader;
 use super::taps::{RejectCounter, Taps};
 use super::watchdog::Pulse;
@@ -32,6 +33,8 @@ pub(super) struct Runtime {
     pub(super) views: Arc<ViewReader>,
     /// How far everything is.
     pub(super) pulse: Arc<Pulse>,
+    /// The rows that failed last.
+    pub(super) refused: Arc<Refused>,
 }
 
 /// What the watchdog watches: sinks, then detectors, then views.
@@ -70,7 +73,7 @@ impl Runtime {
     }
 
     pub(super) fn reject_counter(&self, component: &Arc<str>) -> RejectCounter {
-        RejectCounter::new(Arc::clone(&self.metrics), component)
+        RejectCounter::new(Arc::clone(&self.metrics), Arc::clone(&self.refused), component)
     }
 }
 

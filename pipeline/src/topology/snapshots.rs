@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use logdrive_operators::Snapshots;
+use logdrive_connectors::Metrics;
+use logdrive_operators::{Snapshots, ViewRows};
 use logdrive_schemas::Partition;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::changes::{Feed, Feeds, Lost, Subscription};
 use super::epochs::Epochs;
 use crate::config::Plan;
 
@@ -23,7 +25,7 @@ const AHEAD: u64 = 50;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The rows of a view, or why there are none.
-type Rows = Result<Vec<RecordBatch>, String>;
+type Rows = Result<ViewRows, String>;
 
 /// Requests for the rows of views.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct ViewReader {
     views: HashMap<String, Table>,
     n_workers: usize,
     epochs: Arc<Epochs>,
+    feeds: Feeds,
 }
 
 /// A view as a table.
@@ -70,7 +73,7 @@ struct Request {
 }
 
 impl ViewReader {
-    pub(super) fn new(plan: &Plan, epochs: &Arc<Epochs>) -> Arc<Self> {
+    pub(super) fn new(plan: &Plan, epochs: &Arc<Epochs>, metrics: &Arc<Metrics>) -> Arc<Self> {
         let table = |schema| Table {
             schema,
             n_waiting: AtomicUsize::new(0),
@@ -78,7 +81,8 @@ impl ViewReader {
             progress: Mutex::default(),
         };
         let views = plan.views.iter().map(|view| (view.name.to_string(), table(view.view.table())));
-        Arc::new(Self { views: views.collect(), n_workers: plan.workers, epochs: Arc::clone(epochs) })
+        let (views, feeds) = (views.collect(), Feeds::new(plan, metrics));
+        Arc::new(Self { views, n_workers: plan.workers, epochs: Arc::clone(epochs), feeds })
     }
 
     /// The views that can be read, with their columns.
@@ -109,7 +113,70 @@ impl ViewReader {
             let asked = self.ask(views, epoch)?;
             // Asked too late, the workers may have gone on at different epochs.
             if self.epochs.current() < epoch {
-                return answers(asked).await;
+                let whole = |(schema, rows): (SchemaRef, ViewRows)| {
+                    let ViewRows { told: mut rows, mut untold } = rows;
+                    rows.append(&mut untold);
+                    (schema, rows)
+                };
+                return Ok(answers(asked).await?.into_iter().map(whole).collect());
+            }
+        }
+    }
+
+    /// The views that can be followed.
+    pub fn followed(&self) -> impl Iterator<Item = &str> {
+        self.views.keys().map(String::as_str)
+    }
+
+    /// The changes of a view, for the operator that sees them.
+    pub(super) fn feed(&self, view: &str) -> Option<Arc<Feed>> {
+        self.feeds.get(view).cloned()
+    }
+
+    /// The columns of what a subscription tells: the view's, `_change` and `_epoch`.
+    #[must_use]
+    pub fn changes_schema(&self, view: &str) -> Option<SchemaRef> {
+        Some(Arc::clone(self.feeds.get(view)?.schema()))
+    }
+
+    /// Follows a view: from where `token` says, if its changes are still kept; else from a snapshot on. Views that keep
+    /// no rows have none.
+    ///
+    /// # Errors
+    /// If there is no such view, it has stopped, or the dataflow has ended.
+    pub async fn subscribe(&self, view: &str, token: Option<&str>) -> Result<Subscription, String> {
+        let feed = self.feeds.get(view).ok_or_else(|| format!("there is no view `{view}`"))?;
+        let why = match token.map(|token| self.feeds.resume(feed, token)) {
+            Some(Ok(subscription)) => return Ok(subscription),
+            Some(Err(Lost(why))) => Some(why),
+            None => None,
+        };
+        self.follow(view, feed, why).await
+    }
+
+    async fn follow(
+        &self,
+        view: &str,
+        feed: &Arc<Feed>,
+        why: Option<String>,
+    ) -> Result<Subscription, String> {
+        let views: Vec<String> = if self.views.get(view).is_some_and(|table| table.schema.is_some()) {
+            vec![view.to_owned()]
+        } else {
+            Vec::new()
+        };
+        let mut again = false;
+        loop {
+            let epoch = self.epochs.current() + AHEAD;
+            // It counts as a reader from now on, so that what is kept stays.
+            let mut subscription = self.feeds.at(feed, epoch);
+            again = feed.record_from(epoch, again);
+            let asked = self.ask(&views, epoch)?;
+            if self.epochs.current() < epoch {
+                let rows: Vec<RecordBatch> =
+                    answers(asked).await?.into_iter().flat_map(|(_, rows)| rows.told).collect();
+                subscription.begin(why, &rows).map_err(|error| error.to_string())?;
+                return Ok(subscription);
             }
         }
     }
@@ -122,8 +189,12 @@ impl ViewReader {
                 format!("the view `{view}` aggregates nothing, so it keeps no rows; read what its sink holds")
             })?;
             let (reply, answer) = oneshot::channel();
-            let request =
-                Request { epoch, answered: vec![false; self.n_workers], rows: Ok(Vec::new()), reply };
+            let request = Request {
+                epoch,
+                answered: vec![false; self.n_workers],
+                rows: Ok(ViewRows::default()),
+                reply,
+            };
             table.requests().push(request);
             table.n_waiting.fetch_add(1, Ordering::Release);
             asked.push(Asked { view: view.clone(), schema, answer });
@@ -132,7 +203,7 @@ impl ViewReader {
     }
 }
 
-async fn answers(asked: Vec<Asked>) -> Result<Vec<(SchemaRef, Vec<RecordBatch>)>, String> {
+async fn answers(asked: Vec<Asked>) -> Result<Vec<(SchemaRef, ViewRows)>, String> {
     let mut read = Vec::with_capacity(asked.len());
     for Asked { view, schema, answer } in asked {
         let rows = tokio::time::timeout(TIMEOUT, answer).await;
@@ -173,7 +244,10 @@ impl Snapshots for ViewReader {
         for request in requests.iter_mut().filter(|r| r.epoch <= epoch && !r.answered[worker]) {
             request.answered[worker] = true;
             match (&mut request.rows, &rows) {
-                (Ok(all), Ok(rows)) => all.extend(rows.iter().cloned()),
+                (Ok(all), Ok(rows)) => {
+                    all.told.extend(rows.told.iter().cloned());
+                    all.untold.extend(rows.untold.iter().cloned());
+                }
                 (all @ Ok(_), Err(why)) => *all = Err(why.clone()),
                 (Err(_), _) => {}
             }

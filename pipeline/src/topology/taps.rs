@@ -10,6 +10,7 @@ use logdrive_connectors::document::Documents;
 use logdrive_schemas::Batch;
 use tokio::sync::broadcast;
 
+use super::refused::Refused;
 use crate::config::Input;
 
 /// How many samples wait for a slow reader; it misses older ones.
@@ -90,19 +91,21 @@ impl Drop for TapReader {
     }
 }
 
-/// Counts rejects of one component by their code.
+/// Counts rejects of one component by their code, and keeps the last ones for readers.
 #[derive(Clone, Debug)]
 pub(super) struct RejectCounter {
     metrics: Arc<Metrics>,
+    refused: Arc<Refused>,
     component: Arc<str>,
 }
 
 impl RejectCounter {
-    pub(super) fn new(metrics: Arc<Metrics>, component: &Arc<str>) -> Self {
-        Self { metrics, component: Arc::clone(component) }
+    pub(super) fn new(metrics: Arc<Metrics>, refused: Arc<Refused>, component: &Arc<str>) -> Self {
+        Self { metrics, refused, component: Arc::clone(component) }
     }
 
     pub(super) fn count(&self, rejects: &Batch) {
+        self.refused.add(&self.component, rejects);
         let reasons: Option<&StringViewArray> =
             rejects.rows().column_by_name("reason").and_then(|column| column.as_string_view_opt());
         for reason in reasons.into_iter().flatten().flatten() {

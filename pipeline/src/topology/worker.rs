@@ -86,7 +86,7 @@ pub(super) fn build<'scope>(
             scope.concatenate(lanes.map(|lane| align(lane, Arc::clone(&of.columns.schema))))
         });
         let (rows, refused) = view.view.attach(inputs.collect(), &worker_cx);
-        let rows = tapped(&view.name, Input::View(idx), watched(rows), runtime);
+        let rows = followed(&view.name, Input::View(idx), watched(rows), runtime);
         lanes.insert(Input::View(idx), vec![rows]);
         rejects.push(counted(&view.name, refused, runtime));
     }
@@ -310,6 +310,37 @@ fn tapped<'scope>(
         taps.offer(&batch);
         batch
     })
+}
+
+/// Lets `tap` look at a view's rows, and those who follow its changes.
+fn followed<'scope>(
+    name: &str,
+    node: Input,
+    input: BatchStream<'scope>,
+    runtime: &Arc<Runtime>,
+) -> BatchStream<'scope> {
+    let taps = runtime.taps.of(node);
+    let feed = runtime.views.feed(name).expect("every view of the plan has one");
+    let scope = input.scope();
+    let worker = scope.index();
+    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let mut input = builder.new_input(input, Pipeline);
+    let (output, stream) = builder.new_output::<Batches>();
+    let mut output = Output::from(output);
+    builder.build(move |_| {
+        move |frontiers| {
+            input.for_each(|time, batches| {
+                let batches = std::mem::take(&mut batches.0);
+                for batch in &batches {
+                    taps.offer(batch);
+                    feed.changed(*time.time(), batch.rows());
+                }
+                give!(output, &time.retain(0), batches);
+            });
+            feed.passed(worker, frontiers[0].frontier().first().copied().unwrap_or(u64::MAX));
+        }
+    });
+    stream
 }
 
 /// Counts rejects.

@@ -25,7 +25,7 @@ pub struct SqlError {
 }
 
 impl SqlError {
-    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), help: None, at: None }
     }
 

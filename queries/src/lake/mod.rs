@@ -6,6 +6,7 @@
 
 mod error;
 mod files;
+mod rows;
 mod schema;
 mod table;
 
@@ -13,10 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{TableReference, plan_err};
+use datafusion::common::{ParamValues, ScalarValue, TableReference, plan_err};
 use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::{MemTable, TableProvider};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -26,14 +27,17 @@ use datafusion::object_store::ObjectStore;
 use datafusion::prelude::{CsvReadOptions, DataFrame, JsonReadOptions, SQLOptions, SessionContext};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::Dialect;
 use futures::TryStreamExt;
 use url::Url;
 
 use self::error::Failure;
 pub use self::error::SqlError;
 pub(crate) use self::error::describe;
+pub use self::rows::{Rows, Shape, shape, stream};
 use self::table::LakeTable;
-use crate::compiler::{Positions, depth, nearest_name, tokens};
+use crate::compiler::{DIALECT, Positions, depth, nearest_name, tokens};
+use crate::postgres::{self, Relation, Rewritten};
 use crate::session;
 
 /// How a query is run.
@@ -54,6 +58,10 @@ pub struct Options {
     pub spill: u64,
     /// How long a query may run.
     pub timeout: Duration,
+    /// The values of `$1`, `$2` and so on, of one row each.
+    pub parameters: Vec<ArrayRef>,
+    /// The session of a client of PostgreSQL: with its dialect, functions and catalog.
+    pub postgres: Option<Arc<postgres::Session>>,
 }
 
 impl Default for Options {
@@ -66,6 +74,8 @@ impl Default for Options {
             memory: 1 << 30,
             spill: 16 << 30,
             timeout: Duration::from_secs(300),
+            parameters: Vec::new(),
+            postgres: None,
         }
     }
 }
@@ -100,51 +110,107 @@ const DEPTH_LIMIT: usize = 200;
 /// If the statement does not parse, would write something, names what does not exist, fails, or exceeds the limits
 /// of `options`.
 pub async fn query(sql: &str, options: &Options) -> Result<Answer, SqlError> {
+    let (sql, owned) = (sql.to_owned(), options.clone());
+    apart(options.timeout, async move || query_here(&sql, &owned).await).await
+}
+
+/// Does `work` on a thread with a large stack, as long as somebody waits for it.
+async fn apart<T: Send + 'static>(
+    timeout: Duration,
+    work: impl AsyncFnOnce() -> Result<T, SqlError> + Send + 'static,
+) -> Result<T, SqlError> {
     let (mut sender, receiver) = tokio::sync::oneshot::channel();
-    let timeout = options.timeout;
-    let (runtime, sql, options) = (tokio::runtime::Handle::current(), sql.to_owned(), options.clone());
-    let work = move || {
+    let runtime = tokio::runtime::Handle::current();
+    on_thread(move || {
         runtime.block_on(async {
             tokio::select! {
-                answer = query_here(&sql, &options) => drop(sender.send(answer)),
+                answer = work() => drop(sender.send(answer)),
                 // Nobody waits for the answer any more.
                 () = sender.closed() => {}
             }
         });
-    };
-    std::thread::Builder::new()
-        .name("sql-query".into())
-        .stack_size(STACK)
-        .spawn(work)
-        .map_err(|error| SqlError::new("sql::failed", format!("cannot start a thread: {error}")))?;
+    })?;
     // The clock is watched here and not in the query's own thread: an operator may compute for long before it
     // lets anything else run.
     match tokio::time::timeout(timeout, receiver).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(SqlError::new("sql::failed", "the query failed unexpectedly")
-            .help("this is a bug of Logdrive: please report the query")),
-        Err(_) => Err(SqlError::new("sql::timeout", format!("no answer within {} s", timeout.as_secs_f64()))
-            .help("restrict the rows, for instance by a partition column")),
+        Ok(Err(_)) => Err(broken()),
+        Err(_) => Err(too_slow(timeout)),
     }
+}
+
+fn on_thread(work: impl FnOnce() + Send + 'static) -> Result<(), SqlError> {
+    std::thread::Builder::new()
+        .name("sql-query".into())
+        .stack_size(STACK)
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| SqlError::new("sql::failed", format!("cannot start a thread: {error}")))
+}
+
+fn broken() -> SqlError {
+    SqlError::new("sql::failed", "the query failed unexpectedly")
+        .help("this is a bug of Logdrive: please report the query")
+}
+
+fn too_slow(timeout: Duration) -> SqlError {
+    SqlError::new("sql::timeout", format!("no answer within {} s", timeout.as_secs_f64()))
+        .help("restrict the rows, for instance by a partition column")
 }
 
 async fn query_here(sql: &str, options: &Options) -> Result<Answer, SqlError> {
     let positions = Positions::new(sql);
-    let statement = parse(sql, &positions)?;
+    let statement = Prepared::parse(sql, options, &positions)?;
     // A sink may replace files (compaction, retention) between our listing and our reading.
-    match attempt(statement.clone(), options, &positions).await {
-        Err(Failure::Vanished(_)) => attempt(statement, options, &positions).await,
+    match attempt(&statement, options, &positions).await {
+        Err(Failure::Vanished(_)) => attempt(&statement, options, &positions).await,
         result => result,
     }
     .map_err(Failure::into_error)
 }
 
+/// A statement that reads.
+struct Prepared {
+    statement: Statement,
+    /// What was rewritten, for a client of PostgreSQL.
+    rewritten: Rewritten,
+}
+
+impl Prepared {
+    fn parse(sql: &str, options: &Options, positions: &Positions<'_>) -> Result<Self, SqlError> {
+        if options.postgres.is_none() {
+            let statement = parse(sql, positions, &DIALECT)?;
+            return Ok(Self { statement, rewritten: Rewritten::default() });
+        }
+        let mut statement = parse(sql, positions, &postgres::DIALECT)?;
+        let rewritten = postgres::rewrite(&mut statement);
+        Ok(Self { statement, rewritten })
+    }
+
+    /// The columns by the names that the client knows.
+    fn named(&self, schema: SchemaRef) -> SchemaRef {
+        let columns = &self.rewritten.columns;
+        if columns.len() != schema.fields().len() {
+            return schema;
+        }
+        let fields = schema.fields().iter().zip(columns).map(|(field, name)| match name {
+            Some(name) => field.as_ref().clone().with_name(name),
+            None => field.as_ref().clone(),
+        });
+        Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
+    }
+}
+
 /// Parses, and refuses what does more than read.
-fn parse(sql: &str, positions: &Positions<'_>) -> Result<Statement, SqlError> {
+pub(crate) fn parse(
+    sql: &str,
+    positions: &Positions<'_>,
+    dialect: &'static dyn Dialect,
+) -> Result<Statement, SqlError> {
     // The limits on depth hold for queries as for expressions.
     tokens(sql, positions)?;
     let failed = |error| Failure::of(&error, positions).into_error();
-    let mut parser = DFParserBuilder::new(sql).build().map_err(failed)?;
+    let mut parser = DFParserBuilder::new(sql).with_dialect(dialect).build().map_err(failed)?;
     let mut statements = parser.parse_statements().map_err(failed)?;
     let (Some(statement), None) = (statements.pop_front(), statements.pop_front()) else {
         return Err(SqlError::new("sql::syntax", "exactly one statement is needed"));
@@ -172,11 +238,43 @@ fn reads_only(statement: &Statement) -> bool {
 }
 
 async fn attempt(
-    statement: Statement,
+    prepared: &Prepared,
     options: &Options,
     positions: &Positions<'_>,
 ) -> Result<Answer, Failure> {
+    let rows = execute(prepared, options, positions).await?;
+    collect(rows, options.memory, positions).await
+}
+
+async fn execute(
+    prepared: &Prepared,
+    options: &Options,
+    positions: &Positions<'_>,
+) -> Result<datafusion::execution::SendableRecordBatchStream, Failure> {
     let failed = |error| Failure::of(&error, positions);
+    let (context, plan) = planned(prepared, options, positions).await?;
+    let plan = with_values(plan, options).map_err(failed)?;
+    DataFrame::new(context.state(), plan).execute_stream().await.map_err(failed)
+}
+
+/// A plan with the values of its parameters.
+fn with_values(plan: LogicalPlan, options: &Options) -> datafusion::common::Result<LogicalPlan> {
+    if options.parameters.is_empty() {
+        return Ok(plan);
+    }
+    let values = options.parameters.iter().map(|value| ScalarValue::try_from_array(value, 0));
+    let values: Vec<ScalarValue> = values.collect::<Result<_, _>>()?;
+    plan.with_param_values(ParamValues::from(values))
+}
+
+/// A statement's plan, and the session that it was planned in.
+async fn planned(
+    prepared: &Prepared,
+    options: &Options,
+    positions: &Positions<'_>,
+) -> Result<(SessionContext, LogicalPlan), Failure> {
+    let failed = |error| Failure::of(&error, positions);
+    let statement = &prepared.statement;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(options.memory)))
         .with_max_temp_directory_size(options.spill)
@@ -185,11 +283,26 @@ async fn attempt(
     for (url, store) in &options.stores {
         runtime.register_object_store(url, Arc::clone(store));
     }
-    let context = SessionContext::new_with_state(session::builder().with_runtime_env(runtime).build());
+    let mut builder = session::builder().with_runtime_env(runtime);
+    let is_shown = matches!(statement, Statement::Statement(inner) if matches!(**inner,
+        ast::Statement::ShowTables { .. } | ast::Statement::ShowColumns { .. } | ast::Statement::ShowFunctions { .. }));
+    if options.postgres.is_some() && !is_shown {
+        // Clients know another `information_schema`, which takes its place.
+        builder = builder.with_config(session::config().with_information_schema(false));
+    }
+    let context = SessionContext::new_with_state(builder.build());
+    if let Some(session) = &options.postgres {
+        let relations =
+            if prepared.rewritten.catalog { Some(relations(&context, options).await) } else { None };
+        postgres::prepare(&context, session, relations.as_deref()).map_err(failed)?;
+    }
     let state = context.state();
-    for reference in state.resolve_table_references(&statement).map_err(failed)? {
+    for reference in state.resolve_table_references(statement).map_err(failed)? {
         let TableReference::Bare { table: name } = &reference else {
-            if reference.schema() == Some("information_schema") {
+            let schema = reference.schema();
+            if schema == Some("information_schema")
+                || (options.postgres.is_some() && schema == Some("pg_catalog"))
+            {
                 continue;
             }
             return Err(unknown_table(&reference.to_string(), options).into());
@@ -201,7 +314,7 @@ async fn attempt(
         context.register_table(reference, table).map_err(failed)?;
     }
     // What SHOW TABLES shows; a sink that has written nothing yet is left out.
-    if matches!(&statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::ShowTables { .. }))
+    if matches!(statement, Statement::Statement(inner) if matches!(**inner, ast::Statement::ShowTables { .. }))
     {
         let in_memory = options.memory_tables.iter().map(|(name, ..)| name);
         for name in options.tables.iter().map(|(name, _)| name).chain(in_memory) {
@@ -211,7 +324,7 @@ async fn attempt(
         }
     }
     // The state is taken again: `state` was a copy from before the tables.
-    let plan = context.state().statement_to_plan(statement).await.map_err(failed)?;
+    let plan = context.state().statement_to_plan(statement.clone()).await.map_err(failed)?;
     SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
@@ -219,8 +332,41 @@ async fn attempt(
         .verify_plan(&plan)
         .map_err(|_| SqlError::new("sql::read_only", "only statements that read are answered"))?;
     check_depth(&plan).map_err(failed)?;
-    let rows = DataFrame::new(context.state(), plan).execute_stream().await.map_err(failed)?;
-    collect(rows, options.memory, positions).await
+    Ok((context, plan))
+}
+
+/// How many of the newest files of a lake say what columns it has.
+const NEWEST: usize = 8;
+
+/// Everything that can be read, with its columns.
+async fn relations(context: &SessionContext, options: &Options) -> Vec<(String, SchemaRef, Relation)> {
+    let in_memory = options.memory_tables.iter();
+    let mut relations: Vec<(String, SchemaRef, Relation)> =
+        in_memory.map(|(name, schema, _)| (name.clone(), Arc::clone(schema), Relation::View)).collect();
+    for (name, path) in &options.tables {
+        if relations.iter().any(|(known, ..)| known == name) {
+            continue;
+        }
+        // A sink that has written nothing yet is left out.
+        let Ok((url, store, mut files)) = listed(path, context).await else { continue };
+        files.drain(..files.len().saturating_sub(NEWEST));
+        if let Ok(table) = LakeTable::open(&url, files, &store, &context.state()).await {
+            relations.push((name.clone(), table.schema(), Relation::Table));
+        }
+    }
+    relations.sort_by(|a, b| a.0.cmp(&b.0));
+    relations
+}
+
+/// The data files at a path.
+async fn listed(
+    path: &str,
+    context: &SessionContext,
+) -> datafusion::common::Result<(ListingTableUrl, Arc<dyn ObjectStore>, Vec<files::DataFile>)> {
+    let url = ListingTableUrl::parse(path)?;
+    let store = context.state().runtime_env().object_store(&url)?;
+    let files = files::list(store.as_ref(), &url).await?;
+    Ok((url, store, files))
 }
 
 fn check_depth(plan: &LogicalPlan) -> datafusion::common::Result<()> {

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::Int64Type;
 use datafusion::common::{Result, internal_err};
-use logdrive_operators::WorkerContext;
+use logdrive_operators::{ViewRows, WorkerContext};
 use logdrive_schemas::Batch;
 
 use super::closed::Closed;
@@ -249,9 +249,9 @@ impl Keep {
     }
 
     /// The view's rows on this worker: of the windows that are open, and of those that closed not long ago.
-    pub(super) fn snapshot(&mut self) -> Result<Vec<RecordBatch>> {
+    pub(super) fn snapshot(&mut self) -> Result<ViewRows> {
         let spec = Arc::clone(&self.spec);
-        let Some(aggregation) = &spec.aggregation else { return Ok(Vec::new()) };
+        let Some(aggregation) = &spec.aggregation else { return Ok(ViewRows::default()) };
         let mut open = Emitted::default();
         match &mut self.open {
             Open::Final(logs) => {
@@ -301,8 +301,13 @@ impl Keep {
                 }
             }
         }
-        let open = open.rows.iter().map(|batch| batch.rows().clone());
-        Ok(self.closed.rows().chain(open).collect())
+        let open = open.rows.iter().map(|batch| batch.rows().clone()).collect();
+        let mut rows = ViewRows::from(self.closed.rows().collect::<Vec<_>>());
+        match self.view.options.emit {
+            Emit::Changes => rows.told.extend::<Vec<_>>(open),
+            Emit::Final => rows.untold = open,
+        }
+        Ok(rows)
     }
 
     /// The rows that the state has.

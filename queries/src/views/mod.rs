@@ -15,6 +15,7 @@ mod health;
 mod keep;
 mod log;
 mod lower;
+mod narrow;
 mod output;
 mod saved;
 mod scatter;
@@ -38,6 +39,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::delta::DeltaView;
 use self::health::Health;
+pub use self::narrow::Narrow;
+pub use self::output::{CHANGE, EPOCH, with_change};
 use self::spec::{Spec, Stage};
 pub use self::sql::Table;
 use self::watermark::Watermark;
@@ -190,7 +193,7 @@ impl View for SqlView {
 
     fn schema(&self) -> SchemaRef {
         match self.options.emit {
-            Emit::Changes => output::with_change(&self.spec.schema),
+            Emit::Changes => with_change(&self.spec.schema),
             Emit::Final => Arc::clone(&self.spec.schema),
         }
     }

@@ -17,9 +17,9 @@ use super::spec::{Aggregation, Output, Spec, isolate, run};
 use super::windows::{self, Windowing};
 
 /// The column that says what a row does to the view.
-pub(super) const CHANGE: &str = "_change";
+pub const CHANGE: &str = "_change";
 /// The column that says in which epoch.
-pub(super) const EPOCH: &str = "_epoch";
+pub const EPOCH: &str = "_epoch";
 
 /// Not the seed of DataFusion's own tables, which would then fill unevenly.
 const SEED: u64 = 0x6c6f_6764_7669_6577;
@@ -36,7 +36,8 @@ pub(super) enum Told {
 }
 
 /// The columns of a view that tells changes.
-pub(super) fn with_change(schema: &SchemaRef) -> SchemaRef {
+#[must_use]
+pub fn with_change(schema: &SchemaRef) -> SchemaRef {
     let mut fields = schema.fields().to_vec();
     fields.push(Arc::new(Field::new(CHANGE, DataType::Utf8View, false)));
     fields.push(Arc::new(Field::new(EPOCH, DataType::Int64, false)));

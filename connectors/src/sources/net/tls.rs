@@ -139,7 +139,13 @@ struct Loaded {
 
 /// How the connections of a listener are secured: with TLS, or not at all.
 #[derive(Clone)]
-pub(crate) struct Security(Option<Arc<Acceptor>>);
+pub struct Security(Option<Arc<Acceptor>>);
+
+impl std::fmt::Debug for Security {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Security(TLS)" } else { "Security(none)" })
+    }
+}
 
 struct Acceptor {
     config: Tls,
@@ -155,10 +161,10 @@ impl Security {
     }
 
     /// Reads the files; peers may choose among `protocols` by ALPN.
-    pub(crate) fn load_for(
-        config: Option<&Tls>,
-        protocols: &'static [&'static [u8]],
-    ) -> Result<Self, ConfigError> {
+    ///
+    /// # Errors
+    /// If a file cannot be used, or the keys contradict each other.
+    pub fn load_for(config: Option<&Tls>, protocols: &'static [&'static [u8]]) -> Result<Self, ConfigError> {
         let invalid = |message: String| ConfigError::new("config::invalid_value", Span::default(), message);
         let Some(config) = config else { return Ok(Self(None)) };
         if config.client_auth.is_some() && config.client_ca.is_none() {
@@ -171,6 +177,11 @@ impl Security {
         let server = config.load(protocols).map_err(|e| invalid(format!("`tls` cannot be used: {e}")))?;
         let loaded = Loaded { server: Arc::new(server), stamps, looked_at: Instant::now() };
         Ok(Self(Some(Arc::new(Acceptor { config: config.clone(), protocols, loaded: Mutex::new(loaded) }))))
+    }
+
+    /// What does the next handshake, if connections are secured.
+    pub async fn acceptor(&self) -> Option<TlsAcceptor> {
+        Some(TlsAcceptor::from(self.0.as_ref()?.server().await))
     }
 
     /// Does the handshake. `None` if it fails, which is counted, or the pipeline stops.

@@ -39,7 +39,7 @@ use self::leaf::Entrance;
 use self::plan::{Leaf, Node};
 use self::render::Renderer;
 use super::health::Health;
-use super::output::{self, Shape};
+use super::output::{Shape, with_change};
 use super::{Emit, Table, ViewOptions, flow};
 
 /// A view by differential dataflow.
@@ -156,7 +156,7 @@ impl View for DeltaView {
     }
 
     fn schema(&self) -> SchemaRef {
-        output::with_change(&self.root.schema)
+        with_change(&self.root.schema)
     }
 
     fn rows(&self) -> SchemaRef {

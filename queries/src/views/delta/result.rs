@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::RecordBatch;
 use datafusion::common::Result;
-use logdrive_operators::{BatchStream, Batches};
+use logdrive_operators::{BatchStream, Batches, ViewRows};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
@@ -89,7 +89,7 @@ impl Table {
         let rows = if health.is_stopped() {
             Err(format!("the view `{}` has stopped; the log says why", health.name))
         } else {
-            self.snapshot().map_err(|error| readable(&error))
+            self.snapshot().map(ViewRows::from).map_err(|error| readable(&error))
         };
         snapshots.answer(&health.name, index, before, rows);
     }

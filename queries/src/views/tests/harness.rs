@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use arrow::array::RecordBatch;
 use logdrive_operators::flow::{Changes, TablesInMemory};
 use logdrive_operators::{
-    Batches, Checkpoint, DetectorCounters, Lifecycle, Snapshots, View, ViewOutcome, WorkerContext,
+    Batches, Checkpoint, DetectorCounters, Lifecycle, Snapshots, View, ViewOutcome, ViewRows, WorkerContext,
 };
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
@@ -129,10 +129,14 @@ impl Snapshots for Shared {
         view == "v" && self.read_at.is_some_and(|at| at <= epoch)
     }
 
-    fn answer(&self, _: &str, worker: usize, _: u64, rows: Result<Vec<RecordBatch>, String>) {
+    fn answer(&self, _: &str, worker: usize, _: u64, rows: Result<ViewRows, String>) {
         let mut outcome = self.outcome.lock().unwrap();
         // The first answer of each worker is the one that was asked for.
-        outcome.snapshot.entry(worker).or_insert_with(|| rows.unwrap());
+        outcome.snapshot.entry(worker).or_insert_with(|| {
+            let ViewRows { told: mut all, mut untold } = rows.unwrap();
+            all.append(&mut untold);
+            all
+        });
     }
 
     fn reached(&self, _: &str, watermark: i64, held_back_by: Option<(&str, u64)>) {
