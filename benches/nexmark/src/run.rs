@@ -15,7 +15,8 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use logdrive_operators::flow::Changes;
 use logdrive_operators::{
-    Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, WorkerContext,
+    Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, ViewRows,
+    WorkerContext,
 };
 use logdrive_queries::views::{self, Emit, ViewOptions};
 use timely::container::NoopBuilder;
@@ -90,7 +91,7 @@ impl Snapshots for Quiet {
         false
     }
 
-    fn answer(&self, _: &str, _: usize, _: u64, _: Result<Vec<RecordBatch>, String>) {}
+    fn answer(&self, _: &str, _: usize, _: u64, _: Result<ViewRows, String>) {}
 
     fn reached(&self, _: &str, _: i64, _: Option<(&str, u64)>) {}
 }

@@ -13,6 +13,7 @@ use crate::sources::net::budget::{ByteBudget, Gate};
 use crate::sources::net::counts::Counts;
 use crate::sources::net::expand::Compression;
 use crate::sources::net::framing::Framing;
+use crate::sources::net::server::Common;
 use crate::sources::net::stream::{Shared, StreamLimits, pump};
 use crate::sources::net::tls::Security;
 
@@ -41,10 +42,12 @@ pub(super) fn receive(
             compression: Compression::None,
             framing: Framing::Newline,
         },
-        budget: ByteBudget::new(BUFFERED_BYTES_TOTAL),
-        counts: Arc::clone(&counts),
-        intake,
-        shutdown: cx.shutdown.clone(),
+        common: Common {
+            budget: ByteBudget::new(BUFFERED_BYTES_TOTAL),
+            counts: Arc::clone(&counts),
+            intake,
+            shutdown: cx.shutdown.clone(),
+        },
     });
     let gate = Gate::new(config.max_connections, config.max_connections_per_ip);
     let door = Door { socket, gate, security, counts, shutdown: cx.shutdown.clone() };
