@@ -39,6 +39,8 @@ use crate::source::{Budget, Source, SourceConfig, SourceKind};
 
 /// How long a broker may take to answer when the source connects.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How many events are looked through for the reason of a failure.
+const EVENTS_MAX: usize = 100;
 /// How long leaving the group may take. Without it the group would wait for `session.timeout.ms`.
 const LEAVE_MAX: Duration = Duration::from_secs(10);
 /// The client library's default, within which a member that is asked to must give partitions up.
@@ -297,8 +299,13 @@ fn join(
     // A topic that is not there is not made by asking for it.
     let literal = config.topics.iter().find(|topic| !topic.starts_with('^'));
     if let Err(error) = consumer.fetch_metadata(literal.map(String::as_str), CONNECT_MAX) {
-        // Why it failed was told meanwhile, as an event.
-        let _served = consumer.poll(Duration::ZERO);
+        // Why it failed was told meanwhile, as one of several events.
+        for _ in 0..EVENTS_MAX {
+            if consumer.context().refusal().is_some() {
+                break;
+            }
+            let _served = consumer.poll(Duration::from_millis(1));
+        }
         let refusal = consumer.context().refusal();
         consumer.context().close();
         return Err(match (login.failure(), refusal) {
