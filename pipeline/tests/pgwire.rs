@@ -109,7 +109,7 @@ sinks:
 fn has_psql(test: &str) -> bool {
     let found = Command::new("psql").arg("--version").output().is_ok();
     if !found {
-        writeln!(stdout(), "skipped: {test}: there is no psql").unwrap();
+        writeln!(&mut stdout(), "skipped: {test}: there is no psql").unwrap();
     }
     found
 }

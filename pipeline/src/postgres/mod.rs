@@ -80,11 +80,8 @@ async fn accept(listener: TcpListener, security: Security, parts: Parts) {
             open.inc();
             let served = serve_one(stream, security, parts, is_full);
             let limit = if is_full { SURPLUS_TIME } else { Duration::MAX };
-            match tokio::time::timeout(limit, served).await {
-                Ok(Err(error)) => {
-                    tracing::debug!(%peer, %error, "A connection of a PostgreSQL client broke.")
-                }
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = tokio::time::timeout(limit, served).await {
+                tracing::debug!(%peer, %error, "A connection of a PostgreSQL client broke.");
             }
             open.dec();
             drop(seat);
