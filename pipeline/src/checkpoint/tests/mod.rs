@@ -44,22 +44,19 @@ proptest! {
             let parts = model.apply(step, workers);
             let written = store.write(model.cut(cut, parts));
             at_cuts.insert(cut, model.clone());
-            let fallback = match written {
-                Ok(fallback) => fallback,
-                Err(_) => {
-                    workers = 1 + (workers + idx) % 4;
-                    folder = Folder::new(dir.path());
-                    let found = Store::open(&folder, workers).unwrap();
-                    prop_assert!(found.damages.is_empty(), "{:?}", found.damages);
-                    // The manifest was there, or it was not.
-                    let restored = found.restored.cut;
-                    prop_assert!(restored == cut || at_cuts.range(..cut).next_back().unwrap().0 == &restored);
-                    at_cuts.retain(|cut, _| *cut <= restored);
-                    model = at_cuts[&restored].clone();
-                    model.check(&folder, &found.restored, workers);
-                    store = found.store;
-                    continue;
-                }
+            let Ok(fallback) = written else {
+                workers = 1 + (workers + idx) % 4;
+                folder = Folder::new(dir.path());
+                let found = Store::open(&folder, workers).unwrap();
+                prop_assert!(found.damages.is_empty(), "{:?}", found.damages);
+                // The manifest was there, or it was not.
+                let restored = found.restored.cut;
+                prop_assert!(restored == cut || at_cuts.range(..cut).next_back().unwrap().0 == &restored);
+                at_cuts.retain(|cut, _| *cut <= restored);
+                model = at_cuts[&restored].clone();
+                model.check(&folder, &found.restored, workers);
+                store = found.store;
+                continue;
             };
             prop_assert!(fallback == 0 || at_cuts.contains_key(&fallback) && fallback < cut);
             if step.waits {
