@@ -307,7 +307,8 @@ fn the_end_of_the_pipeline_ends_a_subscription() {
 #[test]
 fn psql_follows_views_and_queries_over_them() {
     if Command::new("psql").arg("--version").output().is_err() {
-        writeln!(&mut stdout(), "skipped: psql_follows_views_and_queries_over_them: there is no psql").unwrap();
+        writeln!(&mut stdout(), "skipped: psql_follows_views_and_queries_over_them: there is no psql")
+            .unwrap();
         return;
     }
     let served = Served::new(1);

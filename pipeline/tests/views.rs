@@ -83,9 +83,7 @@ fn totals(range: std::ops::Range<i64>) -> Vec<Value> {
 fn shares(range: std::ops::Range<i64>) -> Vec<Value> {
     let totals = totals(range.clone());
     let best = totals.iter().max_by_key(|row| row["total"].as_i64()).unwrap()["tenant"].clone();
-    let share = |row: &Value| {
-        json!({ "tenant": row["tenant"], "total": row["total"], "n": row["n"], "of_all": range.end - range.start, "best": best })
-    };
+    let share = |row: &Value| json!({ "tenant": row["tenant"], "total": row["total"], "n": row["n"], "of_all": range.end - range.start, "best": best });
     totals.iter().map(share).collect()
 }
 

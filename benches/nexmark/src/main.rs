@@ -48,7 +48,8 @@ fn go(arguments: &Arguments) -> Result<(), String> {
         if !arguments.queries.is_empty() && !arguments.queries.iter().any(|name| name == query.name) {
             continue;
         }
-        let (view, tables) = run::plan(query).map_err(|error| format!("{}: {}", query.name, error.message))?;
+        let (view, tables) =
+            run::plan(query).map_err(|error| format!("{}: {}", query.name, error.message))?;
         let (mut of_view, mut of_batch) = (Vec::new(), Vec::new());
         for _ in 0..arguments.rounds.max(1) {
             let outcome = run::run(&view, &tables, &epochs, 1, false);
@@ -56,7 +57,8 @@ fn go(arguments: &Arguments) -> Result<(), String> {
                 return Err(format!("{} stopped: {reason}", query.name));
             }
             of_view.push(outcome);
-            of_batch.push(run::batch(query, &epochs, false).map_err(|error| format!("{}: {error}", query.name))?);
+            of_batch
+                .push(run::batch(query, &epochs, false).map_err(|error| format!("{}: {error}", query.name))?);
         }
         let middle = |mut times: Vec<Duration>| {
             times.sort_unstable();
@@ -75,8 +77,13 @@ fn go(arguments: &Arguments) -> Result<(), String> {
             floor / millions,
         )
         .map_err(|error| error.to_string())?;
-        writeln!(&mut std::io::stdout(), "{name}: {:.2} CPU-s per M, DataFusion over a table {:.2}", cpu / millions, floor / millions)
-            .map_err(|error| error.to_string())?;
+        writeln!(
+            &mut std::io::stdout(),
+            "{name}: {:.2} CPU-s per M, DataFusion over a table {:.2}",
+            cpu / millions,
+            floor / millions
+        )
+        .map_err(|error| error.to_string())?;
     }
     let mut page = format!(
         "# Nexmark\n\nWritten by `cargo run --release -p logdrive-nexmark -- --events {} --epoch {} --rounds {}`; do not edit.\n\n\
@@ -90,5 +97,6 @@ fn go(arguments: &Arguments) -> Result<(), String> {
     for (name, why) in LEFT_OUT {
         writeln!(page, "- {name}: {why}.").map_err(|error| error.to_string())?;
     }
-    std::fs::write(&arguments.report, page).map_err(|error| format!("{}: {error}", arguments.report.display()))
+    std::fs::write(&arguments.report, page)
+        .map_err(|error| format!("{}: {error}", arguments.report.display()))
 }

@@ -59,11 +59,7 @@ const fn query(name: &'static str, what: &'static str, view: &'static str) -> Qu
 /// All of them.
 pub const QUERIES: &[Query] = &[
     query("q0", "pass through", "SELECT auction, bidder, price, date_time, extra FROM bid"),
-    query(
-        "q1",
-        "currency",
-        "SELECT auction, bidder, 0.908 * price AS price, date_time, extra FROM bid",
-    ),
+    query("q1", "currency", "SELECT auction, bidder, 0.908 * price AS price, date_time, extra FROM bid"),
     query("q2", "filter", "SELECT auction, price FROM bid WHERE auction % 123 = 0"),
     query(
         "q3",

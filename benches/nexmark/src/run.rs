@@ -15,8 +15,7 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use logdrive_operators::flow::Changes;
 use logdrive_operators::{
-    Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, ViewRows,
-    WorkerContext,
+    Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, ViewRows, WorkerContext,
 };
 use logdrive_queries::views::{self, Emit, ViewOptions};
 use timely::container::NoopBuilder;
@@ -265,8 +264,7 @@ pub fn batch(query: &Query, epochs: &[Epoch], keeps: bool) -> Result<Outcome> {
     let answer = runtime.block_on(async { context.sql(sql).await?.collect().await })?;
     let (cpu, wall) = (self::cpu().saturating_sub(cpu), start.elapsed());
     let n_changes = answer.iter().map(RecordBatch::num_rows).sum();
-    let mut rows: Vec<String> =
-        if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };
+    let mut rows: Vec<String> = if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };
     rows.sort_unstable();
     Ok::<_, DataFusionError>(Outcome { cpu, wall, n_changes, rows, stopped: None })
 }

@@ -135,7 +135,9 @@ impl Shared {
         let has_room = || {
             let state = self.lock();
             let fits = state.memory_end() == first && state.memory_bytes + bytes <= memory_max;
-            fits || state.stands_still || state.read == state.end || 2 * memory_max as u64 <= state.unread_bytes
+            fits || state.stands_still
+                || state.read == state.end
+                || 2 * memory_max as u64 <= state.unread_bytes
         };
         while !has_room() {
             tokio::select! {

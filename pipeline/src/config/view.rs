@@ -75,9 +75,8 @@ pub(super) fn sort(views: &mut Vec<ViewDraft>, errors: &mut Vec<ConfigError>) {
     let mut waiting = std::mem::take(views);
     while !waiting.is_empty() {
         let names: Vec<String> = waiting.iter().map(|view| view.key.name.clone()).collect();
-        let reads_none = |view: &mut ViewDraft| {
-            !views::tables(&view.config.sql).iter().any(|table| names.contains(table))
-        };
+        let reads_none =
+            |view: &mut ViewDraft| !views::tables(&view.config.sql).iter().any(|table| names.contains(table));
         let ready: Vec<ViewDraft> = waiting.extract_if(.., reads_none).collect();
         if ready.is_empty() {
             let message = format!("the views `{}` read each other or themselves", names.join("`, `"));

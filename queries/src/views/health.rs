@@ -25,7 +25,12 @@ pub(super) struct Health {
 
 impl Health {
     /// Of a view whose state may take `max_bytes` on all workers together.
-    pub(super) fn new(name: &Arc<str>, stopped: &Arc<AtomicBool>, max_bytes: u64, cx: &WorkerContext) -> Self {
+    pub(super) fn new(
+        name: &Arc<str>,
+        stopped: &Arc<AtomicBool>,
+        max_bytes: u64,
+        cx: &WorkerContext,
+    ) -> Self {
         Self {
             name: Arc::clone(name),
             cx: cx.clone(),

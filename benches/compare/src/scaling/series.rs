@@ -266,7 +266,8 @@ fn per_key(point: &Point, port: u16, section: &str, part: fn(&str) -> String) ->
     text += DISCARD;
     if count > 0 {
         let names: Vec<String> = (0..count).map(|nth| format!("p{nth}")).collect();
-        writeln!(text, "  found: {{ type: blackhole, from: [{}] }}", names.join(", ")).expect("memory takes it");
+        writeln!(text, "  found: {{ type: blackhole, from: [{}] }}", names.join(", "))
+            .expect("memory takes it");
     }
     text
 }

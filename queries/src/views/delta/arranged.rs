@@ -142,8 +142,7 @@ pub(super) fn batchwise<'scope, T: Time, In: Data, Mid: 'static, Out: Data>(
                 let updates = std::mem::take(updates);
                 let rows = health.check(decode(&updates).map(Some));
                 let Some(rows) = rows else { return };
-                let (parts, refused) =
-                    isolate(rows.num_rows(), |start, len| work(&rows.slice(start, len)));
+                let (parts, refused) = isolate(rows.num_rows(), |start, len| work(&rows.slice(start, len)));
                 let rows_at = capability.retain(0);
                 let mut session = rows_out.session_with_builder(&rows_at);
                 for (start, mids) in parts {

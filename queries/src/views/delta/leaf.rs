@@ -8,9 +8,9 @@ use arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::{Result, internal_err};
+use differential_dataflow::AsCollection;
 use logdrive_operators::flow::{Counted, Cuts, StateReader, StateWriter, restored};
 use logdrive_operators::{BatchStream, Batches, ViewOutcome};
-use differential_dataflow::AsCollection;
 use logdrive_schemas::{Batch, Reject, Rejects, reject};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::StreamVec;
@@ -107,7 +107,12 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    pub(super) fn new(leaves: &Arc<Vec<Leaf>>, idx: usize, fingerprint: u64, health: &Health) -> Result<Self> {
+    pub(super) fn new(
+        leaves: &Arc<Vec<Leaf>>,
+        idx: usize,
+        fingerprint: u64,
+        health: &Health,
+    ) -> Result<Self> {
         let leaf = &leaves[idx];
         let kind = match &leaf.pane {
             _ if !leaf.lifetime.is_endless() => Leaves::AtEpoch,
@@ -131,7 +136,13 @@ impl Entrance {
     }
 
     /// The rows that a batch brings, at `epoch`. What fails goes to `refused`.
-    fn take(&mut self, epoch: u64, batch: &Batch, refused: &mut Vec<Batch>, out: &mut Vec<Update>) -> Result<()> {
+    fn take(
+        &mut self,
+        epoch: u64,
+        batch: &Batch,
+        refused: &mut Vec<Batch>,
+        out: &mut Vec<Update>,
+    ) -> Result<()> {
         let mut outcomes = Outcomes::default();
         let n_rows = batch.num_rows();
         if self.leaf().pane.is_none() {
@@ -238,9 +249,11 @@ impl Entrance {
         let mut writer = StateWriter::new(self.fingerprint, &self.health.cx);
         writer.u64(u64::from(self.health.is_stopped()));
         self.counted.encode(&mut writer);
-        let kept = self.kept.by_end.iter().flat_map(|(end, rows)| {
-            rows.iter().map(|(row, count)| (row.as_slice(), 0, *end, *count))
-        });
+        let kept = self
+            .kept
+            .by_end
+            .iter()
+            .flat_map(|(end, rows)| rows.iter().map(|(row, count)| (row.as_slice(), 0, *end, *count)));
         let waiting = self.kept.waiting.iter().flat_map(|(from, rows)| {
             let from = i64::try_from(*from).unwrap_or(NEVER);
             rows.iter().map(move |(end, row, count)| (row.as_slice(), from, *end, *count))
@@ -261,7 +274,8 @@ impl Entrance {
         let (index, peers) = (self.health.cx.index as u64, self.health.cx.peers as u64);
         for (writer, _, mut state) in restored(states, self.fingerprint) {
             if state.u64() == Some(1) {
-                self.health.stop("it had stopped before; a larger `max_bytes`, or another query, starts it anew");
+                self.health
+                    .stop("it had stopped before; a larger `max_bytes`, or another query, starts it anew");
             }
             self.counted.restore(&mut state);
             if writer % peers == index {
@@ -277,7 +291,9 @@ impl Entrance {
         for rows in decode(bytes)? {
             let encoded = self.codec.encode(&rows.columns()[..n_columns], rows.num_rows())?;
             let number = |idx: usize| rows.column(n_columns + idx).as_primitive::<Int64Type>().values();
-            for (((row, from), end), count) in encoded.into_iter().zip(number(0)).zip(number(1)).zip(number(2)) {
+            for (((row, from), end), count) in
+                encoded.into_iter().zip(number(0)).zip(number(1)).zip(number(2))
+            {
                 if *from == 0 {
                     updates.push((row.clone(), 0, *count as isize));
                     self.kept.add(*end, row, *count);

@@ -16,7 +16,9 @@ use datafusion::physical_expr::{PhysicalSortExpr, create_physical_sort_expr};
 use datafusion::physical_planner::create_window_expr;
 use logdrive_operators::CompileError;
 
-use super::super::lower::{failed, lower_functions, lower_raw, nullable, physical, refuse, unaliased, unsupported, window_of};
+use super::super::lower::{
+    failed, lower_functions, lower_raw, nullable, physical, refuse, unaliased, unsupported, window_of,
+};
 use super::super::spec::Stage;
 use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
@@ -31,7 +33,8 @@ pub(super) fn lower(
     tables: &[Table],
     options: &ViewOptions,
 ) -> Result<DeltaSpec, CompileError> {
-    let mut lowering = Lowering { state, tables, options, leaves: Vec::new(), limits: Vec::new(), found: None };
+    let mut lowering =
+        Lowering { state, tables, options, leaves: Vec::new(), limits: Vec::new(), found: None };
     let mut root = lowering.node(plan)?;
     if let Some(stage) = super::super::lower::normalised(&root.schema) {
         root = lowering.staged(root, stage);
@@ -220,10 +223,8 @@ impl Lowering<'_> {
     ) -> Result<Node, CompileError> {
         let schema = projection.input.schema();
         let expressions = projection.expr.iter().map(|expr| physical(expr, schema, self.state));
-        let stage = Stage::Project(
-            expressions.collect::<Result<_, _>>()?,
-            nullable(projection.schema.as_arrow()),
-        );
+        let stage =
+            Stage::Project(expressions.collect::<Result<_, _>>()?, nullable(projection.schema.as_arrow()));
         Ok(self.staged(input, stage))
     }
 
@@ -234,10 +235,7 @@ impl Lowering<'_> {
                 "write NOT EXISTS (SELECT … WHERE …)",
             ));
         }
-        if matches!(
-            join.join_type,
-            JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
-        ) {
+        if matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark) {
             return Err(internal(format!("a {} join", join.join_type)));
         }
         let (left_schema, right_schema) = (join.left.schema(), join.right.schema());
@@ -276,7 +274,9 @@ impl Lowering<'_> {
             }
             if let Some((_, _, kind)) = window_of(expr)?.filter(|_| !is_tumble(expr)) {
                 return Err(refuse(
-                    format!("windows that overlap or depend on their rows, above what is no stream ({kind:?})"),
+                    format!(
+                        "windows that overlap or depend on their rows, above what is no stream ({kind:?})"
+                    ),
                     "use them in a view over the stream, and read that view here",
                 ));
             }
@@ -456,9 +456,8 @@ fn row_number<'p>(column: &Column, mut plan: &'p LogicalPlan) -> Option<&'p Wind
 }
 
 fn is_tumble(expr: &Expr) -> bool {
-    let overlaps = |node: &Expr| {
-        matches!(node, Expr::ScalarFunction(f) if matches!(f.func.name(), "hop" | "session"))
-    };
+    let overlaps =
+        |node: &Expr| matches!(node, Expr::ScalarFunction(f) if matches!(f.func.name(), "hop" | "session"));
     matches!(expr.exists(|node| Ok(overlaps(node))), Ok(false))
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::Result;
 use datafusion::common::JoinType;
+use datafusion::common::Result;
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
@@ -167,14 +167,17 @@ impl DeltaSpec {
 
     fn line(&self, node: &Node, depth: usize, text: &mut String) {
         let mut line = |what: String| {
-            writeln!(text, "{:indent$}{what}", "", indent = 2 * depth).expect("writing to a string cannot fail");
+            writeln!(text, "{:indent$}{what}", "", indent = 2 * depth)
+                .expect("writing to a string cannot fail");
         };
         match &node.kind {
             Kind::Leaf(idx) => {
                 let leaf = &self.leaves[*idx];
                 let kind = if leaf.changes || leaf.pane.is_some() { "changes" } else { "rows" };
                 let bound = match (&leaf.pane, leaf.lifetime.is_endless()) {
-                    (Some(pane), _) if pane.retained().is_some() => "for `retain` after the end of their window",
+                    (Some(pane), _) if pane.retained().is_some() => {
+                        "for `retain` after the end of their window"
+                    }
                     (_, false) => "until `now()` passes them",
                     _ => "for ever",
                 };
@@ -203,7 +206,8 @@ impl DeltaSpec {
             }
             Kind::Rank(rank) => {
                 let names: Vec<&str> = rank.functions.iter().map(|f| f.name()).collect();
-                let limit = rank.limit.map_or_else(String::new, |k| format!(", the first {k} of each partition"));
+                let limit =
+                    rank.limit.map_or_else(String::new, |k| format!(", the first {k} of each partition"));
                 line(format!("window functions: {}{limit}", names.join(", ")));
                 self.line(&rank.input, depth + 1, text);
             }
