@@ -76,7 +76,8 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
     add_default_rejects_sink(&mut draft);
     let order = order_streams(&draft.streams, &names, errors);
     reorder(&mut draft.streams, &order);
-    view::sort(&mut draft.views, errors);
+    let of_each_other = view::sort(&mut draft.views, errors);
+    draft.broken.extend(of_each_other);
     // Streams have moved; what is wrong with names is reported already.
     let names = collect_names(&draft, &mut Vec::new());
     check_attributes(&draft.sources, errors);

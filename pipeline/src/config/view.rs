@@ -70,8 +70,8 @@ pub(super) struct ViewDraft {
     pub(super) config: ViewConfig,
 }
 
-/// Puts views behind those that they read.
-pub(super) fn sort(views: &mut Vec<ViewDraft>, errors: &mut Vec<ConfigError>) {
+/// Puts views behind those that they read. Returns the names of those that read each other, which are left out.
+pub(super) fn sort(views: &mut Vec<ViewDraft>, errors: &mut Vec<ConfigError>) -> Vec<String> {
     let mut waiting = std::mem::take(views);
     while !waiting.is_empty() {
         let names: Vec<String> = waiting.iter().map(|view| view.key.name.clone()).collect();
@@ -83,10 +83,11 @@ pub(super) fn sort(views: &mut Vec<ViewDraft>, errors: &mut Vec<ConfigError>) {
             let span = waiting[0].key.span;
             let help = "let one of them read streams only; WITH RECURSIVE can say the same within one view";
             errors.push(ConfigError::new("sql::cycle", span, message).with_help(help));
-            return;
+            return names;
         }
         views.extend(ready);
     }
+    Vec::new()
 }
 
 /// Plans a view over the sources, streams and views whose lanes are known; `planned` are the views before it. `nothing`
