@@ -443,33 +443,43 @@ impl KafkaSink {
         &mut self,
         refused: Vec<(Row, RDKafkaErrorCode)>,
     ) -> Result<Vec<(Row, RDKafkaErrorCode)>, ConnectorError> {
-        let mut still = Vec::new();
-        // Whether it was sent alone already.
-        let mut open: Vec<_> = refused.into_iter().map(|(row, code)| (row, code, false)).collect();
-        while let Some(((batch, row), code, was_alone)) = open.pop() {
+        let (mut still, mut open) = (Vec::new(), Vec::new());
+        self.sort_out(refused, false, &mut open, &mut still)?;
+        // The first of them is the last, so that they come in their order.
+        while let Some((batch, rows)) = open.pop() {
+            let mut again = self.send(batch, Some(&rows)).await?;
+            again.extend(self.settle().await?);
+            self.sort_out(again, true, &mut open, &mut still)?;
+        }
+        Ok(still)
+    }
+
+    /// What is to be sent (again), and what is refused for good: rows that were in no group of messages (`was_alone`), or
+    /// whose topic cannot be.
+    fn sort_out(
+        &mut self,
+        refused: Vec<(Row, RDKafkaErrorCode)>,
+        was_alone: bool,
+        open: &mut Vec<(usize, Vec<usize>)>,
+        still: &mut Vec<(Row, RDKafkaErrorCode)>,
+    ) -> Result<(), ConnectorError> {
+        for ((batch, row), code) in refused.into_iter().rev() {
             let rows = self.groups.remove(&(batch, row)).unwrap_or_else(|| vec![row]);
             if is_about_the_topic(code) {
                 if self.texts.topic.constant().is_some() {
                     return Err(self.lost(KafkaError::MessageProduction(code)));
                 }
                 still.extend(rows.into_iter().map(|row| ((batch, row), code)));
-                continue;
-            }
-            if was_alone && rows.len() == 1 {
+            } else if !was_alone {
+                open.push((batch, rows));
+            } else if rows.len() == 1 {
                 still.push(((batch, row), code));
-                continue;
-            }
-            let halves = match was_alone {
-                true => rows.split_at(rows.len() / 2),
-                false => (rows.as_slice(), &[][..]),
-            };
-            for part in [halves.0, halves.1].into_iter().filter(|part| !part.is_empty()) {
-                let mut again = self.send(batch, Some(part)).await?;
-                again.extend(self.settle().await?);
-                open.extend(again.into_iter().map(|(row, code)| (row, code, true)));
+            } else {
+                let (first, second) = rows.split_at(rows.len() / 2);
+                open.extend([(batch, second.to_vec()), (batch, first.to_vec())]);
             }
         }
-        Ok(still)
+        Ok(())
     }
 
     fn rejects(&self, mut refused: Vec<(Row, RDKafkaErrorCode)>) -> Refused {
