@@ -64,3 +64,7 @@ overload *args:
 # How long a pipeline takes to come back against the size of its state: writes the table in docs/checkpoints.md.
 recovery:
     LOGDRIVE_UPDATE_DOCS=1 cargo test --release -p logdrive --test recovery -- --ignored --nocapture
+
+# Nexmark as views, on one core, beside DataFusion over a table: writes docs/nexmark.md.
+nexmark *args:
+    cargo run --release -p logdrive-nexmark -- {{args}}
