@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(text(|out| stamp(out, -1, false)), "1969-12-31 23:59:59.999999");
         assert_eq!(text(|out| stamp(out, i64::MAX, false)), "infinity");
         assert_eq!(text(|out| day(out, 0)), "1970-01-01");
-        assert_eq!(text(|out| day(out, -719_529)), "0001-12-31 BC");
+        assert_eq!(text(|out| day(out, -719_529)), "0002-12-31 BC");
         let value = arrow::datatypes::IntervalMonthDayNano::new(14, -1, 3_600_000_000_000);
         assert_eq!(text(|out| interval(out, value)), "1 year 2 mons -1 days 01:00:00");
     }

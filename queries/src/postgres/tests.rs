@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 
 use super::*;
-use crate::{Options, query, shape, stream, to_csv};
+use crate::{Answer, Options, shape, stream, to_csv};
 
 fn options() -> Options {
     let rows = RecordBatch::try_from_iter([
@@ -24,11 +24,18 @@ fn options() -> Options {
     }
 }
 
-async fn answer(sql: &str) -> String {
-    match query(sql, &options()).await {
-        Ok(answer) => to_csv(&answer).unwrap().replace("\r\n", "\n"),
-        Err(error) => format!("{}: {}", error.code, error.message),
+/// An answer as CSV.
+async fn csv(sql: &str, options: &Options) -> Result<String, SqlError> {
+    let mut rows = stream(sql, options).await?;
+    let (schema, mut batches) = (Arc::clone(rows.schema()), Vec::new());
+    while let Some(batch) = rows.next().await? {
+        batches.push(batch);
     }
+    Ok(to_csv(&Answer { schema, batches }).unwrap().replace("\r\n", "\n"))
+}
+
+async fn answer(sql: &str) -> String {
+    csv(sql, &options()).await.unwrap_or_else(|error| format!("{}: {}", error.code, error.message))
 }
 
 #[test]
@@ -168,8 +175,7 @@ async fn parameters_have_types_and_values() {
     let values: Vec<arrow::array::ArrayRef> =
         vec![Arc::new(Int64Array::from(vec![2])), Arc::new(StringArray::from(vec!["x"]))];
     let options = Options { parameters: values, ..options() };
-    let answer = query(sql, &options).await.unwrap();
-    assert_eq!(to_csv(&answer).unwrap(), "tenant,?column?\r\nb,x\r\n");
+    assert_eq!(csv(sql, &options).await.unwrap(), "tenant,?column?\nb,x\n");
 }
 
 #[tokio::test]
