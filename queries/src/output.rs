@@ -4,7 +4,7 @@
 //! a terminal. CSV is plain RFC 4180; a spreadsheet may take a cell that starts with `=` for a formula.
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::datatypes::FieldRef;
+use arrow::datatypes::{DataType, FieldRef};
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use arrow::json::{LineDelimitedWriter, WriterBuilder, writer::LineDelimited};
@@ -129,6 +129,9 @@ fn column_cells(field: &FieldRef, column: &ArrayRef) -> Result<Vec<Option<String
         };
         return Ok((0..column.len()).map(|row| column.is_valid(row).then(|| cell(row))).collect());
     }
+    if column.data_type() == &DataType::Null {
+        return Ok(vec![None; column.len()]);
+    }
     let options = FormatOptions::new();
     let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
     (0..column.len())
@@ -160,7 +163,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{Int64Array, ListArray, StringViewArray, StructArray};
-    use arrow::datatypes::{DataType, Field, Int64Type};
+    use arrow::datatypes::{Field, Int64Type};
 
     use super::*;
 

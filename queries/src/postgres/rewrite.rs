@@ -35,6 +35,10 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Rewritten {
         }
         _ => return rewritten,
     };
+    // Before what the columns are computed from is something else.
+    if let ast::Statement::Query(query) = statement {
+        rewritten.columns = columns(&mut query.body);
+    }
     let walk: ControlFlow<()> = ast::visit_expressions_mut(statement, |expression| {
         change(expression);
         ControlFlow::Continue(())
@@ -46,9 +50,6 @@ pub(crate) fn rewrite(statement: &mut Statement) -> Rewritten {
         ControlFlow::Continue(())
     });
     debug_assert!(walk.is_continue(), "nothing breaks it");
-    if let ast::Statement::Query(query) = statement {
-        rewritten.columns = columns(&mut query.body);
-    }
     rewritten
 }
 
@@ -129,6 +130,12 @@ fn change(expression: &mut Expr) {
             };
             *op = known;
         }
+        // The one function of these that the parser takes for a name.
+        Expr::Identifier(name)
+            if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("current_schema") =>
+        {
+            *expression = call("current_schema", None);
+        }
         Expr::Collate { expr, .. } => *expression = std::mem::replace(expr, null()),
         Expr::Cast { .. } => cast(expression),
         // A table that is empty gives nothing, and DataFusion cannot decorrelate what only looks for one row.
@@ -161,6 +168,26 @@ fn reads_empty(query: &ast::Query) -> bool {
     found.is_break()
 }
 
+/// A call of a function.
+fn call(function: &str, argument: Option<Expr>) -> Expr {
+    let argument = argument.map(|argument| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument)));
+    let arguments = ast::FunctionArgumentList {
+        duplicate_treatment: None,
+        args: argument.into_iter().collect(),
+        clauses: Vec::new(),
+    };
+    Expr::Function(ast::Function {
+        name: ObjectName::from(vec![Ident::new(function)]),
+        uses_odbc_syntax: false,
+        parameters: ast::FunctionArguments::None,
+        args: ast::FunctionArguments::List(arguments),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
 /// Types that only PostgreSQL has.
 fn cast(expression: &mut Expr) {
     let Expr::Cast { expr, data_type, .. } = expression else { return };
@@ -175,28 +202,10 @@ fn cast(expression: &mut Expr) {
     };
     let is_text =
         matches!(**expr, Expr::Value(ast::ValueWithSpan { value: ast::Value::SingleQuotedString(_), .. }));
-    let call = |function: &str, argument: Expr| {
-        let argument = ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(argument));
-        let arguments = ast::FunctionArgumentList {
-            duplicate_treatment: None,
-            args: vec![argument],
-            clauses: Vec::new(),
-        };
-        Expr::Function(ast::Function {
-            name: ObjectName::from(vec![Ident::new(function)]),
-            uses_odbc_syntax: false,
-            parameters: ast::FunctionArguments::None,
-            args: ast::FunctionArguments::List(arguments),
-            filter: None,
-            null_treatment: None,
-            over: None,
-            within_group: Vec::new(),
-        })
-    };
     match name.as_str() {
-        "regclass" if is_text => *expression = call("to_regclass", std::mem::replace(expr, null())),
-        "regclass" => *expression = call("pg_relation_name", std::mem::replace(expr, null())),
-        "regtype" if !is_text => *expression = call("format_type", std::mem::replace(expr, null())),
+        "regclass" if is_text => *expression = call("to_regclass", Some(std::mem::replace(expr, null()))),
+        "regclass" => *expression = call("pg_relation_name", Some(std::mem::replace(expr, null()))),
+        "regtype" if !is_text => *expression = call("format_type", Some(std::mem::replace(expr, null()))),
         "oid" | "xid" => *data_type = ast::DataType::BigInt(None),
         "bool" | "boolean" => *data_type = ast::DataType::Boolean,
         "int2" => *data_type = ast::DataType::SmallInt(None),
@@ -257,7 +266,7 @@ fn name_of(expression: &Expr) -> Option<String> {
         Expr::CompoundIdentifier(names) => names.last().map(|name| name.value.clone()),
         Expr::Function(function) => {
             let last = function.name.0.last().and_then(ObjectNamePart::as_ident);
-            last.map(|name| name.value.clone())
+            last.map(|name| name.value.to_ascii_lowercase())
         }
         Expr::Cast { expr, data_type, .. } => {
             name_of(expr).or_else(|| Some(data_type.to_string().to_ascii_lowercase()))
