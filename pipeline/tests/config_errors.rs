@@ -89,6 +89,7 @@ golden!(
     unknown_step,
     unknown_top_level_key,
     views,
+    views_of_each_other,
     where_not_boolean,
     wrong_type,
 );

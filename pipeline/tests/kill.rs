@@ -152,7 +152,10 @@ async fn kill_many(seed: u64, n_kills: usize, manners: Manners) -> (Verdict, Sea
             sleep(Duration::from_millis(dice.range(0, 300))).await;
         } else {
             process.ready().await;
-            sleep(Duration::from_millis(dice.range(200, 1200))).await;
+            // Only a life of some seconds commits positions: what is before them never comes again.
+            let is_long = n == 0 || dice.one_in(6);
+            let life = if is_long { dice.range(3500, 5000) } else { dice.range(200, 1200) };
+            sleep(Duration::from_millis(life)).await;
         }
         process.kill();
         if dice.one_in(6) {

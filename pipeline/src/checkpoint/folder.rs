@@ -69,6 +69,8 @@ impl Folder {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         self.step()?;
+        // The first checkpoint may be a manifest only.
+        std::fs::create_dir_all(&self.path)?;
         File::open(&self.path)?.sync_all()
     }
 

@@ -55,15 +55,7 @@ pub(super) fn run(command: &Run) -> Outcome {
         Err(RunError::Config(errors)) => {
             Err(crate::config::report::render(&files, &errors, std::io::stderr().is_terminal()))
         }
-        Err(error) => {
-            let mut message = format!("error: {error}");
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                message.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            Err(message)
-        }
+        Err(error) => Err(format!("error: {}", super::with_causes(&error))),
     }
 }
 

@@ -16,7 +16,7 @@ use logdrive_schemas::component::{Node, NodeKind, Span};
 use logdrive_schemas::{Batch, Chunk, Epoch, MessageRange, Partition, Position};
 use serde_json::Value;
 
-use super::{Outcome, PipelineFiles, load, print, runtime};
+use super::{Outcome, PipelineFiles, load, print, runtime, with_causes};
 use crate::config::{Files, Input, Plan, SinkPlan, TestCase};
 use crate::topology::{self, Stand};
 
@@ -91,8 +91,8 @@ fn run_case(
     }
     Ok(async move {
         let running =
-            topology::start(plan, Arc::new(Metrics::new()), stand).await.map_err(|e| e.to_string())?;
-        running.wait().await.map_err(|e| e.to_string())?;
+            topology::start(plan, Arc::new(Metrics::new()), stand).await.map_err(|e| with_causes(&e))?;
+        running.wait().await.map_err(|e| with_causes(&e))?;
         drop(dir);
         let rows = |input: Input| {
             let at = watched.iter().position(|w| *w == input).unwrap_or(0);

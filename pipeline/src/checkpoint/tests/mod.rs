@@ -71,6 +71,17 @@ proptest! {
     }
 }
 
+#[test]
+fn the_first_checkpoint_may_have_no_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::new(&dir.path().join("checkpoints"));
+    let mut store = Store::open(&folder, 1).unwrap().store;
+    let mut model = Model::default();
+    let parts = model.apply(&Step { blob: 10, ..Step::default() }, 1);
+    store.write(model.cut(1, parts)).unwrap();
+    model.check(&folder, &Store::open(&folder, 1).unwrap().restored, 1);
+}
+
 fn three_cuts(dir: &std::path::Path) -> (Arc<Folder>, Vec<Model>) {
     let folder = Folder::new(dir);
     let mut store = Store::open(&folder, 1).unwrap().store;
