@@ -43,15 +43,15 @@ type BatchOutput = OutputBuilder<u64, NoopBuilder<Batches>>;
 type VecOutput<D> = OutputBuilder<u64, CapacityContainerBuilder<Vec<D>>>;
 
 /// Attaches a view that aggregates: its rows, its rejects, and how far event time has come in it after each epoch.
+/// `health` is that of the view that it is part of, or its own.
 pub(super) fn attach<'scope>(
     view: &Arc<SqlView>,
     input: BatchStream<'scope>,
-    cx: &WorkerContext,
+    health: &Health,
 ) -> (BatchStream<'scope>, BatchStream<'scope>, StreamVec<'scope, u64, i64>) {
-    let health = view.health(cx);
-    let (rows, marks) = mark(input, view, cx);
-    let (parts, bars, refused) = gather(rows, marks.broadcast(), view, &health);
-    let (rows, failed) = keep(parts, bars.clone(), view, &health);
+    let (rows, marks) = mark(input, view, &health.cx);
+    let (parts, bars, refused) = gather(rows, marks.broadcast(), view, health);
+    let (rows, failed) = keep(parts, bars.clone(), view, health);
     (rows, timely::dataflow::operators::Concat::concat(refused, failed), bars)
 }
 
@@ -59,9 +59,8 @@ pub(super) fn attach<'scope>(
 pub(super) fn attach_pass<'scope>(
     view: &Arc<SqlView>,
     input: BatchStream<'scope>,
-    cx: &WorkerContext,
+    health: Health,
 ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let health = view.health(cx);
     let view = Arc::clone(view);
     let shape = Rows::new(&view.name, &view.spec, view.options.emit == Emit::Changes);
     let mut builder = OperatorBuilder::new(view.operator("rows"), input.scope());
@@ -308,53 +307,52 @@ impl Pending {
 
 /// The open windows, as long as the view has not stopped.
 struct Keeper {
-    fingerprint: u64,
+    view: Arc<SqlView>,
     health: Health,
+    slot: usize,
     /// `None` if it could not be set up.
     keep: Option<Keep>,
 }
 
 impl Keeper {
     fn new(view: &Arc<SqlView>, health: &Health, operator: &str) -> Self {
-        let (cx, fingerprint) = (&health.cx, view.fingerprint);
+        let cx = &health.cx;
         let keep = Keep::new(view, cx).and_then(|mut keep| {
             let stopped = keep.restore(&*cx.checkpoint, operator)?;
             Ok((keep, stopped))
         });
-        match keep {
+        let keep = match keep {
             Ok((keep, stopped)) => {
                 if stopped {
-                    health.stop(
-                        "it had stopped before; a larger `max_bytes`, or another query, starts it anew",
-                    );
+                    health.stop_again();
                 }
-                Self { fingerprint, health: health.clone(), keep: Some(keep) }
+                Some(keep)
             }
             Err(error) => {
                 health.stop(&crate::compiler::readable(&error));
-                Self { fingerprint, health: health.clone(), keep: None }
+                None
             }
-        }
+        };
+        Self { view: Arc::clone(view), health: health.clone(), slot: health.slot(), keep }
     }
 
     fn epoch(&mut self, epoch: u64, parts: Vec<Part>, bar: Option<i64>) -> Emitted {
-        let Self { health, keep: Some(keep), .. } = self else { return Emitted::default() };
+        let Self { health, slot, keep: Some(keep), .. } = self else { return Emitted::default() };
         if health.is_stopped() {
             keep.clear();
             return Emitted::default();
         }
         let emitted = health.check(keep.epoch(epoch, parts, bar));
-        health.cx.counters.state_rows(&health.name, health.cx.index, keep.n_rows());
-        health.charge(0, keep.n_bytes());
+        health.charge(*slot, keep.n_rows(), keep.n_bytes());
         emitted
     }
 
     /// What changed since the last checkpoint. A view that has stopped stays so after a restart.
     fn changes(&mut self) -> Changes {
-        let Self { fingerprint, health, keep } = self;
+        let Self { view, health, keep, .. } = self;
         let Some(keep) = keep else {
             return Changes {
-                fingerprint: *fingerprint,
+                fingerprint: view.fingerprint,
                 shards: 0..0,
                 state: Vec::new(),
                 tables: Vec::new(),
@@ -371,8 +369,9 @@ impl Keeper {
 
     /// Answers those who wait for the rows as of the epochs before.
     fn answer(&mut self, before: u64) {
-        let Self { health, keep, .. } = self;
-        let (snapshots, view, index) = (&health.cx.snapshots, &*health.name, health.cx.index);
+        let Self { view, health, keep, .. } = self;
+        // What is within another view is not read.
+        let (snapshots, view, index) = (&health.cx.snapshots, &*view.name, health.cx.index);
         if !snapshots.is_due(view, index, before) {
             return;
         }

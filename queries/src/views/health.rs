@@ -1,7 +1,6 @@
 //! Whether a view can still be trusted.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +18,8 @@ pub(super) struct Health {
     pub(super) cx: WorkerContext,
     stopped: Arc<AtomicBool>,
     max_bytes: usize,
-    /// What the operators on this worker take, each in a slot of its own.
-    bytes: Rc<RefCell<BTreeMap<usize, usize>>>,
+    /// Rows and bytes that the operators on this worker keep, each in a slot of its own.
+    slots: Rc<RefCell<Vec<(usize, usize)>>>,
 }
 
 impl Health {
@@ -36,7 +35,7 @@ impl Health {
             cx: cx.clone(),
             stopped: Arc::clone(stopped),
             max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX) / cx.peers,
-            bytes: Rc::default(),
+            slots: Rc::default(),
         }
     }
 
@@ -52,19 +51,33 @@ impl Health {
         })
     }
 
+    /// Stops the view because an earlier process had.
+    pub(super) fn stop_again(&self) {
+        self.stop("it had stopped before; a larger `max_bytes`, or another query, starts it anew");
+    }
+
     pub(super) fn stop(&self, reason: &str) {
         if !self.stopped.swap(true, Ordering::AcqRel) {
             self.cx.counters.view_stopped(&self.name, reason);
         }
     }
 
+    /// A slot for one operator's state.
+    pub(super) fn slot(&self) -> usize {
+        let mut slots = self.slots.borrow_mut();
+        slots.push((0, 0));
+        slots.len() - 1
+    }
+
     /// Says what an operator's state takes; the view stops when all of it on this worker is too much.
-    pub(super) fn charge(&self, slot: usize, n_bytes: usize) {
-        let mut bytes = self.bytes.borrow_mut();
-        bytes.insert(slot, n_bytes);
-        let total: usize = bytes.values().sum();
-        self.cx.counters.view_bytes(&self.name, self.cx.index, total);
-        if total > self.max_bytes && !self.is_stopped() {
+    pub(super) fn charge(&self, slot: usize, n_rows: usize, n_bytes: usize) {
+        let mut slots = self.slots.borrow_mut();
+        slots[slot] = (n_rows, n_bytes);
+        let add = |a: (usize, usize), b: &(usize, usize)| (a.0 + b.0, a.1 + b.1);
+        let (n_rows, n_bytes) = slots.iter().fold((0, 0), add);
+        self.cx.counters.state_rows(&self.name, self.cx.index, n_rows);
+        self.cx.counters.view_bytes(&self.name, self.cx.index, n_bytes);
+        if n_bytes > self.max_bytes && !self.is_stopped() {
             let limit = self.max_bytes;
             self.stop(&format!("its state takes more than `max_bytes` ({limit} bytes on each worker)"));
         }

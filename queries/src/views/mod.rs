@@ -282,10 +282,10 @@ impl View for SqlView {
         let input = inputs.swap_remove(0);
         match self.spec.aggregation {
             Some(_) => {
-                let (rows, rejects, _) = flow::attach(&view, input, cx);
+                let (rows, rejects, _) = flow::attach(&view, input, &self.health(cx));
                 (rows, rejects)
             }
-            None => flow::attach_pass(&view, input, cx),
+            None => flow::attach_pass(&view, input, self.health(cx)),
         }
     }
 }

@@ -83,7 +83,8 @@ pub(super) fn run(stages: &[Stage], rows: &RecordBatch) -> Result<Staged> {
     Ok(staged)
 }
 
-fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
+/// The values of expressions.
+pub(super) fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
     expressions.iter().map(|e| e.evaluate(rows)?.into_array(rows.num_rows())).collect()
 }
 

@@ -69,13 +69,13 @@ pub(super) fn reduce<'scope, T: Time>(
     )
 }
 
-/// Has what an arrangement takes counted in `slot`.
-pub(super) fn charge<'scope, T: Time>(arranged: &ByKey<'scope, T>, health: &Health, slot: usize) {
+/// Has what an arrangement takes counted.
+pub(super) fn charge<'scope, T: Time>(arranged: &ByKey<'scope, T>, health: &Health) {
     let mut trace = arranged.trace.clone();
     // Whoever only counts holds nothing back.
     trace.set_logical_compaction(AntichainRef::new(&[]));
     trace.set_physical_compaction(AntichainRef::new(&[]));
-    let health = health.clone();
+    let (health, slot) = (health.clone(), health.slot());
     let mut mean = 0;
     let mut builder = OperatorBuilder::new("charge".to_owned(), arranged.stream.scope());
     let mut input = builder.new_input(arranged.stream.clone(), Pipeline);
@@ -91,7 +91,7 @@ pub(super) fn charge<'scope, T: Time>(arranged: &ByKey<'scope, T>, health: &Heal
             if is_new {
                 let mut n_updates = 0;
                 trace.map_batches(|batch| n_updates += batch.len());
-                health.charge(slot, n_updates * (mean + UPDATE_BYTES));
+                health.charge(slot, n_updates, n_updates * (mean + UPDATE_BYTES));
             }
         }
     });

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::Result;
 
 /// A row in Arrow's row format. The bytes of some columns followed by those of others are the bytes of both.
 pub(super) type Row = Vec<u8>;
+
+/// About what a row that is kept costs beside its bytes.
+pub(super) const ROW_BYTES: usize = 64;
 
 /// Turns rows of one schema into bytes and back.
 #[derive(Debug)]
@@ -20,14 +23,12 @@ pub(super) struct Codec {
 
 impl Codec {
     pub(super) fn new(schema: &SchemaRef) -> Result<Self> {
-        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
-        Ok(Self { schema: Arc::clone(schema), converter: RowConverter::new(fields.collect())? })
+        Ok(Self { schema: Arc::clone(schema), converter: RowConverter::new(sort_fields(schema))? })
     }
 
     /// Whether rows with such columns have a form as bytes.
     pub(super) fn supports(schema: &SchemaRef) -> bool {
-        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
-        RowConverter::supports_fields(&fields.collect::<Vec<_>>())
+        RowConverter::supports_fields(&sort_fields(schema))
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
@@ -54,4 +55,8 @@ impl Codec {
         };
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
+}
+
+fn sort_fields(schema: &Schema) -> Vec<SortField> {
+    schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect()
 }

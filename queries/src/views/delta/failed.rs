@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{BinaryViewArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::datatypes::Schema;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DataFusionError;
 use differential_dataflow::{AsCollection, VecCollection};
 use logdrive_operators::Batches;
-use logdrive_schemas::chunk::Partition;
-use logdrive_schemas::{Batch, Epoch, Layout, Origin, Reject, Rejects, reject};
+use logdrive_schemas::{Batch, Reject, Rejects, reject};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -17,7 +16,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::health::Health;
-use super::super::output::documents;
+use super::super::output::{Shape, documents};
 use super::codec::Row;
 use super::render::Time;
 use crate::compiler::readable;
@@ -31,6 +30,14 @@ pub(super) fn good(row: &[u8]) -> Row {
     [&[GOOD], row].concat()
 }
 
+/// What [`good`] or [`bad`] made for a key: a row's bytes go behind those of the key.
+pub(super) fn behind(key: &[u8], value: &[u8]) -> Row {
+    match value.split_first() {
+        Some((&GOOD, row)) => [&[GOOD], key, row].concat(),
+        _ => value.to_vec(),
+    }
+}
+
 /// Why a row could not be computed. It goes away like any other row, when it can.
 pub(super) fn bad(error: &DataFusionError) -> Row {
     [&[BAD], readable(error).as_bytes()].concat()
@@ -38,12 +45,15 @@ pub(super) fn bad(error: &DataFusionError) -> Row {
 
 /// Makes rejects.
 pub(super) struct Failures {
-    view: Arc<str>,
+    /// Only what a reject has of a row: its bytes, and where it comes from.
+    shape: Shape,
+    rows: SchemaRef,
 }
 
 impl Failures {
     pub(super) fn new(health: &Health) -> Self {
-        Self { view: Arc::clone(&health.name) }
+        let rows = Arc::new(Schema::empty());
+        Self { shape: Shape::new(&health.name, &rows, false), rows }
     }
 
     /// Rejects of rows of which there is a batch.
@@ -51,27 +61,16 @@ impl Failures {
         if refused.is_empty() {
             return None;
         }
-        let originals = documents(rows).unwrap_or_default();
-        let original = |row: usize| originals.get(row).map_or(&b""[..], Vec::as_slice);
-        let originals = (0..rows.num_rows()).map(original).collect::<Vec<_>>();
+        let mut originals = documents(rows).unwrap_or_default();
+        originals.resize(rows.num_rows(), Vec::new());
         self.batch(&originals, &refused, epoch)
     }
 
-    fn batch(&self, originals: &[&[u8]], refused: &[Reject], epoch: u64) -> Option<Batch> {
-        let origin = Origin {
-            source: Arc::clone(&self.view),
-            partition: Partition(0),
-            ordered: false,
-            received_at: i64::try_from(epoch).unwrap_or(i64::MAX).saturating_mul(Epoch::UNIT_US),
-            peer: None,
-        };
+    fn batch(&self, originals: &[Vec<u8>], refused: &[Reject], epoch: u64) -> Option<Batch> {
         let options = RecordBatchOptions::new().with_row_count(Some(originals.len()));
-        let rows = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).ok()?;
-        let ids = originals.iter().map(|original| xxh3_64(original) ^ epoch);
-        let ids: UInt64Array = ids.collect();
-        let originals = BinaryViewArray::from_iter_values(originals);
-        let batch = Batch::new(rows, originals, ids, Arc::new(origin), Arc::new(Layout::Columns))?;
-        reject::of_batch(&batch, refused)
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.rows), Vec::new(), &options).ok()?;
+        let ids = originals.iter().map(|original| xxh3_64(original) ^ epoch).collect();
+        reject::of_batch(&self.shape.batch(rows, originals, ids, 0, epoch)?, refused)
     }
 
     /// Parts rows from the reasons why there is none.
@@ -103,7 +102,7 @@ impl Failures {
                             refused.push(Reject { idx: refused.len(), reason });
                         }
                     }
-                    let originals = vec![&b"{}"[..]; refused.len()];
+                    let originals = vec![b"{}".to_vec(); refused.len()];
                     let refused = self.batch(&originals, &refused, capability.time().epoch());
                     if let Some(refused) = refused.filter(|batch| batch.num_rows() > 0) {
                         let rejects_at = capability.retain(1);

@@ -25,7 +25,8 @@ use super::super::output::CHANGE;
 use super::super::scatter::Outcomes;
 use super::super::spec::{isolate, run};
 use super::super::watermark;
-use super::codec::{Codec, Row};
+use super::DeltaView;
+use super::codec::{Codec, ROW_BYTES, Row};
 use super::plan::Leaf;
 use super::render::Rows;
 
@@ -54,9 +55,6 @@ struct Kept {
     n_rows: usize,
     n_bytes: usize,
 }
-
-/// About what a row costs beside its bytes.
-const ROW_BYTES: usize = 64;
 
 impl Kept {
     fn add(&mut self, end: i64, row: Row, diff: i64) {
@@ -96,43 +94,53 @@ impl Kept {
 
 /// A leaf on one worker.
 pub(super) struct Entrance {
-    leaf: Arc<Vec<Leaf>>,
+    operator: String,
+    leaves: Arc<Vec<Leaf>>,
     idx: usize,
     codec: Codec,
-    leaves: Leaves,
+    rows_leave: Leaves,
     kept: Kept,
     counted: Counted,
+    /// The rows that were in when the checkpoint was made; `None` if there was none.
+    restored: Option<Vec<Update>>,
     health: Health,
+    max_bytes: u64,
     fingerprint: u64,
 }
 
 impl Entrance {
-    pub(super) fn new(
-        leaves: &Arc<Vec<Leaf>>,
-        idx: usize,
-        fingerprint: u64,
-        health: &Health,
-    ) -> Result<Self> {
-        let leaf = &leaves[idx];
-        let kind = match &leaf.pane {
+    /// The leaf `idx` of `view`, as the checkpoint has it.
+    pub(super) fn new(view: &DeltaView, idx: usize, health: &Health) -> Result<Self> {
+        let leaf = &view.leaves[idx];
+        let rows_leave = match &leaf.pane {
             _ if !leaf.lifetime.is_endless() => Leaves::AtEpoch,
             Some(pane) => pane.retained().map_or(Leaves::Never, Leaves::BehindWatermark),
             None => Leaves::Never,
         };
-        Ok(Self {
-            leaf: Arc::clone(leaves),
+        let mut entrance = Self {
+            operator: view.operator(idx),
+            leaves: Arc::clone(&view.leaves),
             idx,
             codec: Codec::new(&leaf.schema)?,
-            leaves: kind,
+            rows_leave,
             kept: Kept::default(),
             counted: Counted::default(),
+            restored: None,
             health: health.clone(),
-            fingerprint,
-        })
+            max_bytes: view.options.max_bytes,
+            fingerprint: view.fingerprint,
+        };
+        entrance.restore(&health.cx.checkpoint.restored(&entrance.operator))?;
+        Ok(entrance)
+    }
+
+    /// Whether the view goes on from a checkpoint.
+    pub(super) fn is_restored(&self) -> bool {
+        self.restored.is_some()
     }
 
     fn leaf(&self) -> &Leaf {
-        &self.leaf[self.idx]
+        &self.leaves[self.idx]
     }
 
     /// The rows that a batch brings, at `epoch`. What fails goes to `refused`.
@@ -149,7 +157,7 @@ impl Entrance {
             outcomes.add(ViewOutcome::In, n_rows);
         }
         let parts = split(batch, self.leaf())?;
-        let filed_under = match self.leaves {
+        let filed_under = match self.rows_leave {
             Leaves::BehindWatermark(_) => batch.origin().partition.0.cast_signed(),
             Leaves::AtEpoch | Leaves::Never => NEVER,
         };
@@ -179,7 +187,7 @@ impl Entrance {
         diff: i64,
         out: &mut Vec<Update>,
     ) -> Result<(usize, Rejects)> {
-        let leaves = Arc::clone(&self.leaf);
+        let leaves = Arc::clone(&self.leaves);
         let leaf = &leaves[self.idx];
         let (parts, rejects) = isolate(rows.num_rows(), |start, len| {
             let before = run(&leaf.before, &rows.slice(start, len))?;
@@ -194,7 +202,7 @@ impl Entrance {
             for (row, span) in encoded.into_iter().zip(spans) {
                 let Some((from, until)) = span.filter(|(_, until)| epoch < *until) else { continue };
                 n_used += 1;
-                let end = match self.leaves {
+                let end = match self.rows_leave {
                     Leaves::AtEpoch => i64::try_from(until).unwrap_or(NEVER),
                     Leaves::BehindWatermark(_) | Leaves::Never => filed_under,
                 };
@@ -218,7 +226,7 @@ impl Entrance {
                 self.kept.add(end, row, diff);
             }
         }
-        if self.leaves == Leaves::AtEpoch {
+        if self.rows_leave == Leaves::AtEpoch {
             for (end, row, diff) in self.kept.leave(i64::try_from(epoch).unwrap_or(NEVER - 1)) {
                 out.push((row, end.cast_unsigned().max(floor), -diff as isize));
             }
@@ -228,7 +236,7 @@ impl Entrance {
     /// What leaves since event time has come to `bar`, at `epoch`.
     fn pass_watermark(&mut self, epoch: u64, bar: i64, out: &mut Vec<Update>) {
         // At the end of all input nothing leaves: the result stays.
-        if let Leaves::BehindWatermark(more) = self.leaves
+        if let Leaves::BehindWatermark(more) = self.rows_leave
             && bar != watermark::END
         {
             let left = self.kept.leave(bar.saturating_sub(more));
@@ -248,6 +256,7 @@ impl Entrance {
     fn encode(&self) -> Result<Vec<u8>> {
         let mut writer = StateWriter::new(self.fingerprint, &self.health.cx);
         writer.u64(u64::from(self.health.is_stopped()));
+        writer.u64(self.max_bytes);
         self.counted.encode(&mut writer);
         let kept = self
             .kept
@@ -268,21 +277,35 @@ impl Entrance {
         Ok(writer.finish())
     }
 
-    /// Takes in what all workers wrote: what was counted, and this worker's share of the rows.
-    fn restore(&mut self, states: &[Vec<u8>]) -> Result<Vec<Update>> {
-        let mut updates = Vec::new();
+    /// Takes in what all workers wrote: what was counted, and this worker's share of the rows. A view that had stopped
+    /// has none; it begins anew if it may take more now.
+    fn restore(&mut self, states: &[Vec<u8>]) -> Result<()> {
         let (index, peers) = (self.health.cx.index as u64, self.health.cx.peers as u64);
+        let mut whole = Vec::new();
+        let mut had_stopped = false;
         for (writer, _, mut state) in restored(states, self.fingerprint) {
-            if state.u64() == Some(1) {
-                self.health
-                    .stop("it had stopped before; a larger `max_bytes`, or another query, starts it anew");
-            }
+            let (Some(stopped), Some(limit)) = (state.u64(), state.u64()) else { continue };
             self.counted.restore(&mut state);
+            had_stopped |= stopped == 1;
+            if stopped == 1 && self.max_bytes <= limit {
+                self.health.stop_again();
+            }
+            whole.push((writer, state));
+        }
+        // Rows of some workers only are not those of the view.
+        for (writer, mut state) in whole.into_iter().filter(|_| !had_stopped) {
+            let mut updates = self.restored.take().unwrap_or_default();
             if writer % peers == index {
                 self.restore_rows(&mut state, &mut updates)?;
             }
+            self.restored = Some(updates);
         }
-        Ok(updates)
+        Ok(())
+    }
+
+    /// Lets go of all rows: nobody trusts the view any more.
+    fn clear(&mut self) {
+        self.kept = Kept::default();
     }
 
     fn restore_rows(&mut self, state: &mut StateReader<'_>, updates: &mut Vec<Update>) -> Result<()> {
@@ -369,17 +392,16 @@ type UpdateOutput = OutputBuilder<u64, CapacityContainerBuilder<Vec<Update>>>;
 /// Attaches a leaf behind its input; `bars` say how far event time has come. The second stream has the rejects.
 pub(super) fn attach<'scope>(
     mut entrance: Entrance,
-    operator: String,
     input: BatchStream<'scope>,
     bars: StreamVec<'scope, u64, i64>,
 ) -> (Rows<'scope, u64>, BatchStream<'scope>) {
     let health = entrance.health.clone();
-    let states = health.cx.checkpoint.restored(&operator);
-    let mut restored = health.check(entrance.restore(&states));
-    let mut cuts = Cuts::new(operator.clone(), &health.cx);
+    let slot = health.slot();
+    let mut restored = entrance.restored.take().unwrap_or_default();
+    let mut cuts = Cuts::new(entrance.operator.clone(), &health.cx);
     let mut next_cut = None;
 
-    let mut builder = OperatorBuilder::new(operator, input.scope());
+    let mut builder = OperatorBuilder::new(entrance.operator.clone(), input.scope());
     let mut input = builder.new_input(input, Pipeline);
     let mut bars = builder.new_input(bars, Pipeline);
     let (rows_out, rows) = builder.new_output::<Vec<Update>>();
@@ -448,9 +470,10 @@ pub(super) fn attach<'scope>(
             if !out.is_empty() {
                 rows_out.session(&*clock_now).give_iterator(out.into_iter());
             }
-            let (name, index, counters) = (&health.name, health.cx.index, &health.cx.counters);
-            counters.state_rows(name, index, entrance.kept.n_rows);
-            health.charge(entrance.idx, entrance.kept.n_bytes);
+            if health.is_stopped() {
+                entrance.clear();
+            }
+            health.charge(slot, entrance.kept.n_rows, entrance.kept.n_bytes);
             match frontier {
                 Some(frontier) if *clock_now.time() < frontier => clock_now.downgrade(&frontier),
                 Some(_) => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNode;
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
@@ -272,11 +272,9 @@ impl Lowering<'_> {
                     "write a view for each set",
                 ));
             }
-            if let Some((_, _, kind)) = window_of(expr)?.filter(|_| !is_tumble(expr)) {
+            if window_of(expr)?.is_some() && !is_tumble(expr) {
                 return Err(refuse(
-                    format!(
-                        "windows that overlap or depend on their rows, above what is no stream ({kind:?})"
-                    ),
+                    "windows that overlap or depend on their rows, above what is no stream",
                     "use them in a view over the stream, and read that view here",
                 ));
             }
@@ -332,13 +330,12 @@ impl Lowering<'_> {
         for condition in split_conjunction(predicate) {
             let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { continue };
             let (Expr::Column(column), Expr::Literal(value, _)) = (&**left, &**right) else { continue };
-            let Ok(value) = i128::try_from_scalar(value) else { continue };
             let limit = match op {
-                Operator::LtEq | Operator::Eq => value,
-                Operator::Lt => value - 1,
-                _ => continue,
+                Operator::LtEq | Operator::Eq => count(value),
+                Operator::Lt => count(value).and_then(|count| count.checked_sub(1)),
+                _ => None,
             };
-            if let (Some(window), Ok(limit)) = (row_number(column, input), usize::try_from(limit)) {
+            if let (Some(limit), Some(window)) = (limit, row_number(column, input)) {
                 self.limits.push((address(window), limit));
             }
         }
@@ -411,19 +408,11 @@ fn address(window: &Window) -> usize {
     std::ptr::from_ref(window).addr()
 }
 
-/// Tells whole numbers from other literals.
-trait TryFromScalar: Sized {
-    fn try_from_scalar(value: &datafusion::common::ScalarValue) -> Result<Self, ()>;
-}
-
-impl TryFromScalar for i128 {
-    fn try_from_scalar(value: &datafusion::common::ScalarValue) -> Result<Self, ()> {
-        match value.cast_to(&DataType::Int64) {
-            Ok(datafusion::common::ScalarValue::Int64(Some(value))) if !value.is_negative() => {
-                Ok(Self::from(value))
-            }
-            _ => Err(()),
-        }
+/// The number that a literal is, if it is one to count with.
+fn count(literal: &ScalarValue) -> Option<usize> {
+    match literal.cast_to(&DataType::Int64) {
+        Ok(ScalarValue::Int64(Some(count))) => usize::try_from(count).ok(),
+        _ => None,
     }
 }
 

@@ -28,7 +28,6 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use logdrive_operators::flow::restored;
 use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::generic::operator::empty;
@@ -108,7 +107,6 @@ impl DeltaView {
     fn build<'scope>(
         &self,
         inputs: &[BatchStream<'scope>],
-        cx: &WorkerContext,
         health: &Health,
     ) -> Result<(BatchStream<'scope>, BatchStream<'scope>)> {
         let scope = inputs[0].scope();
@@ -118,26 +116,23 @@ impl DeltaView {
             let input = inputs[leaf.input].clone();
             let (input, bars) = match &leaf.pane {
                 Some(pane) => {
-                    let (rows, refused, bars) = flow::attach(pane, input, cx);
+                    let (rows, refused, bars) = flow::attach(pane, input, health);
                     rejects.push(refused);
                     (rows, bars)
                 }
                 None => (input, empty(scope)),
             };
-            let operator = self.operator(idx);
-            is_restored |= !restored(&cx.checkpoint.restored(&operator), self.fingerprint).is_empty();
-            let entrance = Entrance::new(&self.leaves, idx, self.fingerprint, health)?;
-            let (rows, refused) = leaf::attach(entrance, operator, input, bars);
+            let entrance = Entrance::new(self, idx, health)?;
+            is_restored |= entrance.is_restored();
+            let (rows, refused) = leaf::attach(entrance, input, bars);
             leaves.push(rows);
             rejects.push(refused);
         }
-        let mut slot = self.leaves.len();
-        let mut renderer =
-            Renderer { scope, leaves, found: None, rejects: Vec::new(), health, slot: &mut slot };
+        let mut renderer = Renderer { scope, leaves, found: None, rejects: Vec::new(), health };
         let rows = renderer.node(&self.root)?;
         rejects.append(&mut renderer.rejects);
         let shape = Shape::new(&self.options.name, &self.root.schema, true);
-        let rows = result::attach(rows, Codec::new(&self.root.schema)?, shape, is_restored, slot, health);
+        let rows = result::attach(rows, Codec::new(&self.root.schema)?, shape, is_restored, health);
         Ok((rows, scope.concatenate(rejects)))
     }
 }
@@ -205,7 +200,7 @@ impl View for DeltaView {
     ) -> (BatchStream<'scope>, BatchStream<'scope>) {
         let options = &self.options;
         let health = Health::new(&options.name, &self.stopped, options.max_bytes, cx);
-        self.build(&inputs, cx, &health).unwrap_or_else(|error| {
+        self.build(&inputs, &health).unwrap_or_else(|error| {
             health.stop(&crate::compiler::readable(&error));
             let scope = inputs[0].scope();
             (empty(scope), empty(scope))

@@ -3,11 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::JoinType;
-use datafusion::common::Result;
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
@@ -150,11 +148,6 @@ pub(super) struct DeltaSpec {
     pub(super) root: Node,
     /// The query's plan, for a reader.
     pub(super) plan: String,
-}
-
-/// The values of expressions.
-pub(super) fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
-    expressions.iter().map(|e| e.evaluate(rows)?.into_array(rows.num_rows())).collect()
 }
 
 impl DeltaSpec {

@@ -18,12 +18,12 @@ use timely::progress::Timestamp;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::health::Health;
-use super::super::spec::{is_true, run};
+use super::super::spec::{evaluate, is_true, run};
 use super::arranged::{self, ByKey, Keyed, SEED, batchwise};
 use super::codec::{Codec, Row};
-use super::failed::{Failures, bad, good};
+use super::failed::{Failures, bad, behind, good};
 use super::groups::{Aggregates, NOTHING, Ranked, SOMETHING, Sorted};
-use super::plan::{First, Group, Join, Kind, Node, Rank, evaluate};
+use super::plan::{First, Group, Join, Kind, Node, Rank};
 
 /// How many parts the rows of ORDER BY … LIMIT are put into before the first of all are found.
 const PARTS: u64 = 64;
@@ -57,7 +57,7 @@ impl Time for u64 {
         let start = renderer.node(start)?;
         let outer = renderer.scope;
         let leaves = renderer.leaves.clone();
-        let (health, slot) = (renderer.health, &mut *renderer.slot);
+        let health = renderer.health;
         let mut refused = Vec::new();
         let found = outer.iterative::<Self, _, _>(|inner| {
             let (variable, found) = Variable::new(inner, Product::new(0, 1));
@@ -67,7 +67,6 @@ impl Time for u64 {
                 found: Some(found),
                 rejects: Vec::new(),
                 health,
-                slot,
             };
             let more = renderer.node(step)?;
             let all = renderer.distinct(start.enter(inner).concat(more));
@@ -104,8 +103,6 @@ pub(super) struct Renderer<'a, 'scope, T: Time> {
     /// What failed.
     pub(super) rejects: Vec<Stream<'scope, T, Batches>>,
     pub(super) health: &'a Health,
-    /// The next free slot for what an arrangement takes.
-    pub(super) slot: &'a mut usize,
 }
 
 impl<'scope, T: Time> Renderer<'_, 'scope, T> {
@@ -144,20 +141,17 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
 
     fn arrange(&mut self, rows: Keyed<'scope, T>, name: &str) -> ByKey<'scope, T> {
         let arranged = arranged::arrange(rows, name);
-        self.charge(&arranged);
+        arranged::charge(&arranged, self.health);
         arranged
     }
 
-    fn charge(&mut self, arranged: &ByKey<'scope, T>) {
-        arranged::charge(arranged, self.health, *self.slot);
-        *self.slot += 1;
-    }
-
-    /// Reduces each key's rows to rows; a key that fails becomes a reject.
+    /// Reduces each key's rows to what [`good`] makes, to which `finish` gives what it needs of the key; a key that
+    /// fails becomes a reject.
     fn reduce(
         &mut self,
         input: ByKey<'scope, T>,
         name: &str,
+        finish: fn(&Row, &Row) -> Row,
         mut logic: impl FnMut(&[(&Row, isize)], &mut Vec<(Row, isize)>) -> Result<()> + 'static,
     ) -> Rows<'scope, T> {
         let reduced = arranged::reduce(input, name, move |rows, out| {
@@ -168,8 +162,8 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
                 out.push((bad(&error), 1));
             }
         });
-        self.charge(&reduced);
-        let results = reduced.as_collection(|_, value| value.clone());
+        arranged::charge(&reduced, self.health);
+        let results = reduced.as_collection(move |key, value| finish(key, value));
         let (rows, rejects) = Failures::new(self.health).split(results);
         self.rejects.push(rejects);
         rows
@@ -182,7 +176,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
                 out.push((Row::new(), 1));
             }
         });
-        self.charge(&keys);
+        arranged::charge(&keys, self.health);
         keys
     }
 
@@ -342,18 +336,16 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         }
         let keyed = self.arrange(keyed, "groups");
         let aggregates = Aggregates::new(group)?;
-        // The key is not in a group's rows; it is put before its values.
-        let reduced = arranged::reduce(keyed, "aggregate", move |rows, out| {
-            if rows.iter().any(|(_, diff)| *diff > 0) {
-                let result = aggregates.of(rows);
-                out.push((result.map_or_else(|error| bad(&error), |values| good(&values)), 1));
-            }
-        });
-        self.charge(&reduced);
-        let results = reduced.as_collection(|key, value| [&value[..1], key, &value[1..]].concat());
-        let (rows, rejects) = Failures::new(self.health).split(results);
-        self.rejects.push(rejects);
-        Ok(rows)
+        // The key is not in a group's rows.
+        Ok(self.reduce(
+            keyed,
+            "aggregate",
+            |key, value| behind(key, value),
+            move |rows, out| {
+                out.push((good(&aggregates.of(rows)?), 1));
+                Ok(())
+            },
+        ))
     }
 
     fn rank(&mut self, rank: &Rank, schema: &SchemaRef) -> Result<Rows<'scope, T>> {
@@ -361,7 +353,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         let keyed = self.keyed(rows, &rank.input.schema, &rank.partition, None)?;
         let keyed = self.arrange(keyed, "partitions");
         let ranked = Ranked::new(rank, schema)?;
-        Ok(self.reduce(keyed, "window functions", move |rows, out| ranked.of(rows, out)))
+        Ok(self.reduce(keyed, "window functions", value_only, move |rows, out| ranked.of(rows, out)))
     }
 
     fn first(&mut self, first: &First) -> Result<Rows<'scope, T>> {
@@ -371,12 +363,17 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         let parts = self.arrange(rows.map(part), "parts");
         let sorted = Sorted::new(&first.input.schema, &first.order)?;
         let of_part = (0, first.skip.saturating_add(first.fetch));
-        let rows = self.reduce(parts, "first of part", move |rows, out| sorted.first(rows, of_part, out));
+        let rows = self
+            .reduce(parts, "first of part", value_only, move |rows, out| sorted.first(rows, of_part, out));
         let all = self.arrange(rows.map(|row| (Row::new(), row)), "first of parts");
         let sorted = Sorted::new(&first.input.schema, &first.order)?;
         let of_all = (first.skip, first.fetch);
-        Ok(self.reduce(all, "first", move |rows, out| sorted.first(rows, of_all, out)))
+        Ok(self.reduce(all, "first", value_only, move |rows, out| sorted.first(rows, of_all, out)))
     }
+}
+
+fn value_only(_: &Row, value: &Row) -> Row {
+    value.clone()
 }
 
 fn decode<T>(codec: Codec) -> impl Fn(&[(Row, T, isize)]) -> Result<RecordBatch> + 'static {

@@ -15,12 +15,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::super::health::Health;
 use super::super::output::{Shape, Told, identity};
 use super::arranged::SEED;
-use super::codec::{Codec, Row};
+use super::codec::{Codec, ROW_BYTES, Row};
 use super::render::Rows;
 use crate::compiler::readable;
-
-/// About what a row costs beside its bytes.
-const ROW_BYTES: usize = 64;
 
 /// How many rows a batch has at most.
 const BATCH_ROWS: usize = 8192;
@@ -101,10 +98,9 @@ pub(super) fn attach<'scope>(
     codec: Codec,
     shape: Shape,
     is_restored: bool,
-    slot: usize,
     health: &Health,
 ) -> BatchStream<'scope> {
-    let health = health.clone();
+    let (health, slot) = (health.clone(), health.slot());
     let mut table = Table { codec, shape, rows: HashMap::new(), n_bytes: 0 };
     let mut builder = OperatorBuilder::new(format!("{}.result", health.name), rows.inner.scope());
     let by_row = Exchange::new(|(row, ..): &(Row, u64, isize)| xxh3_64_with_seed(row, SEED));
@@ -144,8 +140,7 @@ pub(super) fn attach<'scope>(
                     output.session_with_builder(&capability).give_container(&mut batches);
                 }
             }
-            health.charge(slot, table.n_bytes);
-            health.cx.counters.state_rows(&health.name, health.cx.index, table.rows.len());
+            health.charge(slot, table.rows.len(), table.n_bytes);
             table.answer(frontier.unwrap_or(u64::MAX), &health);
         }
     });

@@ -499,26 +499,33 @@ fn a_row_that_fails_an_expression_does_not_take_the_others_with_it() {
 
 #[test]
 fn a_view_that_outgrows_its_limit_stops() {
-    let sql = "SELECT n, count(*) AS c FROM events GROUP BY n";
-    let options = ViewOptions { max_bytes: 100_000, ..options(Emit::Changes) };
-    let view = plan(sql, &[events()], options.clone()).unwrap();
-    let rows: Vec<Row> = (0..5_000).map(|n| row(0, "a", n)).collect();
-    let later = (1..14).map(|n| (n * 1_000 + 10, batch(1, n, &[row(0, "a", 1)])));
-    let epochs = at_epochs(std::iter::once((10, batch(0, 0, &rows))).chain(later).collect());
-    let outcome = Run { view: &view, workers: 2, crashes: true, restored: None, read_at: None }.go(&epochs);
-    assert!(outcome.stopped.as_ref().unwrap().contains("max_bytes"));
+    for sql in [
+        "SELECT n, count(*) AS c FROM events GROUP BY n",
+        "SELECT a.n AS n, b.tenant AS tenant FROM events a JOIN events b ON a.n = b.n",
+        "SELECT max(c) AS most FROM (SELECT n, count(*) AS c FROM events GROUP BY n)",
+    ] {
+        let options = ViewOptions { max_bytes: 100_000, ..options(Emit::Changes) };
+        let view = plan(sql, &[events()], options.clone()).unwrap();
+        let rows: Vec<Row> = (0..5_000).map(|n| row(0, "a", n)).collect();
+        let later = (1..14).map(|n| (n * 1_000 + 10, batch(1, n, &[row(0, "a", 1)])));
+        let epochs = at_epochs(std::iter::once((10, batch(0, 0, &rows))).chain(later).collect());
+        let outcome =
+            Run { view: &view, workers: 2, crashes: true, restored: None, read_at: None }.go(&epochs);
+        let why = outcome.stopped.clone().unwrap_or_default();
+        assert!(why.contains("max_bytes"), "{sql}: {why}");
 
-    // It stays so after a restart, unless it may take more.
-    let cut = outcome.cut_before(u64::MAX, 4).unwrap();
-    let after = at_epochs(vec![(cut + 10 - START, batch(0, 5_000, &[row(0, "a", 1)]))]);
-    let goes_on = |max_bytes| {
-        let options = ViewOptions { max_bytes, ..options.clone() };
-        let view = plan(sql, &[events()], options).unwrap();
-        let restored = Some((&outcome, cut));
-        let outcome = Run { view: &view, workers: 1, crashes: false, restored, read_at: None }.go(&after);
-        outcome.stopped.is_none()
-    };
-    assert_eq!([goes_on(100_000), goes_on(200_000)], [false, true]);
+        // It stays so after a restart, unless it may take more.
+        let cut = outcome.cut_before(u64::MAX, 2 * view.operators().len()).unwrap();
+        let after = at_epochs(vec![(cut + 10 - START, batch(0, 5_000, &[row(0, "a", 1)]))]);
+        let goes_on = |max_bytes| {
+            let options = ViewOptions { max_bytes, ..options.clone() };
+            let view = plan(sql, &[events()], options).unwrap();
+            let restored = Some((&outcome, cut));
+            let outcome = Run { view: &view, workers: 1, crashes: false, restored, read_at: None }.go(&after);
+            outcome.stopped.is_none()
+        };
+        assert_eq!([goes_on(100_000), goes_on(200_000)], [false, true], "{sql}");
+    }
 }
 
 /// Queries that views refuse.
