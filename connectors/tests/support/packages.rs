@@ -14,8 +14,16 @@ pub(crate) const RSYSLOG: &[&str] = &[
     "libfastjson4",
     "liblognorm5",
 ];
-pub(crate) const SYSLOG_NG: &[&str] =
-    &["syslog-ng-core", "libivykis0", "libmaxminddb0", "libnet1", "libpcre3", "libwrap0"];
+pub(crate) const SYSLOG_NG: &[&str] = &[
+    "syslog-ng-core",
+    "libglib2.0-0",
+    "libivykis0",
+    "libjson-c5",
+    "libmaxminddb0",
+    "libnet1",
+    "libpcre3",
+    "libwrap0",
+];
 
 /// Where the packages of a product are.
 pub(crate) fn unpacked(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
