@@ -177,6 +177,15 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, ConfigError> {
     Ok(url)
 }
 
+/// The same for an address that others are joined to: its path ends with a slash.
+pub(crate) fn parse_base_url(text: &str) -> Result<Url, ConfigError> {
+    let mut url = parse_url(text)?;
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(url)
+}
+
 /// Compresses for the wire: level 1 takes most of what there is to gain from JSON, at little CPU.
 pub(crate) fn gzip<'a>(parts: impl Iterator<Item = &'a [u8]>, size_hint: usize) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(size_hint / 4), Compression::new(1));

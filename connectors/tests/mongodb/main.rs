@@ -12,14 +12,14 @@ mod support;
 
 use std::io::{Write as _, stdout};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Decimal128Array, TimestampMicrosecondArray};
 use logdrive_connectors::ConnectorError;
-use logdrive_schemas::{Batch, Epoch};
+use logdrive_schemas::Batch;
 use mongodb::bson::doc;
 use standin::{Reaction, Standin};
-use support::proxy::{Fault, Proxy};
+use support::proxy::Proxy;
+use support::weather::bring_in_every_weather;
 use support::{RECEIVED_AT, batch, count, deliver, deliver_at_last, sink, texts};
 
 fn yaml(address: std::net::SocketAddr, rest: &str) -> String {
@@ -180,46 +180,12 @@ async fn whatever_happens_to_connections_every_document_is_there_once() {
     assert!(stranger.connect().await.is_err());
     let (mut out, cx) = sink("mongodb", &direct("localhost", &ca));
     out.connect().await.unwrap();
-    let (mut n_sent, mut n_errors) = (0, 0);
-    for fault in [
-        Fault::Latency(Duration::from_millis(100)),
-        Fault::Bandwidth(40_000),
-        Fault::Reset,
-        Fault::HalfOpen,
-        Fault::Refuse,
-    ] {
-        let began = Instant::now();
-        let mut is_faulty = false;
-        while began.elapsed() < Duration::from_secs(4) {
-            let should = (Duration::from_secs(1)..Duration::from_secs(2)).contains(&began.elapsed());
-            if should != is_faulty {
-                is_faulty = should;
-                proxy.set(if should { fault } else { Fault::None });
-            }
-            let rows = [numbered(n_sent, N_EACH)];
-            n_sent += N_EACH;
-            let healing = async {
-                tokio::time::sleep(Duration::from_secs(2).saturating_sub(began.elapsed())).await;
-                proxy.set(Fault::None);
-                std::future::pending::<()>().await;
-            };
-            let writing = async {
-                let once = async {
-                    out.write(&rows[0]).await?;
-                    out.flush(Epoch(1)).await
-                };
-                match once.await {
-                    Ok(_) => 0,
-                    Err(_) => deliver_at_last(&mut *out, &rows).await.1 + 1,
-                }
-            };
-            tokio::select! {
-                n = writing => n_errors += n,
-                () = healing => {}
-            }
-        }
-        proxy.set(Fault::None);
-    }
+    let mut n_sent = 0;
+    let n_errors = bring_in_every_weather(&mut *out, &proxy, || {
+        n_sent += N_EACH;
+        numbered(n_sent - N_EACH, N_EACH)
+    })
+    .await;
     assert_eq!(server.state().documents.len() as u64, n_sent);
     writeln!(
         &mut stdout(),

@@ -5,6 +5,7 @@ pub(crate) mod bulk;
 pub(crate) mod component;
 pub(crate) mod proxy;
 pub(crate) mod server;
+pub(crate) mod weather;
 
 use std::sync::Arc;
 

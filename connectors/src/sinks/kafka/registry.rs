@@ -14,7 +14,7 @@ use serde_json::json;
 use url::Url;
 
 use crate::error::ConnectorError;
-use crate::sinks::http_auth::{Auth, Tls, add_headers, client, parse_url, yes};
+use crate::sinks::http_auth::{Auth, Tls, add_headers, client, parse_base_url, yes};
 use crate::sinks::http_rejects::excerpt;
 
 /// Schemas and topics that are remembered; beyond that all are asked for anew.
@@ -49,10 +49,7 @@ impl SchemaRegistry {
 
     /// Reads certificates; opens no connection.
     pub(super) fn build(&self, kind: &'static str) -> Result<Numbers, ConfigError> {
-        let mut url = parse_url(&self.endpoint)?;
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
+        let url = parse_base_url(&self.endpoint)?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, KIND);
         headers.insert(ACCEPT, KIND);

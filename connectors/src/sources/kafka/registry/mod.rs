@@ -8,7 +8,7 @@
 mod avro;
 mod protobuf;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,15 @@ use base64::engine::general_purpose::STANDARD;
 use logdrive_schemas::component::{ConfigError, duration};
 use logdrive_schemas::{Chunk, MessageRange};
 use prometheus::IntCounter;
-use reqwest::header::{AUTHORIZATION, HeaderMap};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Url};
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Url};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::protobuf::Protobuf;
 use crate::context::ConnectorContext;
 use crate::error::BoxError;
-use crate::kafka::invalid;
-use crate::sinks::http_auth::parse_url;
-use crate::sinks::{Auth, Tls};
+use crate::sinks::http_auth::{Auth, Tls, add_headers, client, parse_base_url};
 
 /// How long it is remembered that the registry does not have a schema.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
@@ -68,31 +65,12 @@ impl SchemaRegistry {
 
     /// Reads certificates; opens no connection.
     pub(super) fn build(&self, cx: &ConnectorContext) -> Result<Registry, ConfigError> {
-        let mut url = parse_url(&self.endpoint)?;
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
+        let url = parse_base_url(&self.endpoint)?;
         let mut headers = HeaderMap::new();
-        if let Some(auth) = &self.auth {
-            headers.insert(AUTHORIZATION, auth.header()?);
-        }
-        let mut builder = Client::builder()
-            .user_agent(concat!("logdrive/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .redirect(Policy::none())
-            .no_proxy()
-            .timeout(self.timeout);
-        // A machine without any certificates must still be able to speak plain HTTP.
-        if !self.tls.verify || url.scheme() == "http" {
-            builder = builder.danger_accept_invalid_certs(true);
-        } else if let Some(pem) = self.tls.ca_pem()? {
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .map_err(|error| invalid(format!("`tls.ca` is no certificate: {error}")))?;
-            builder = builder.tls_certs_merge(certificates);
-        }
+        add_headers(&BTreeMap::new(), self.auth.as_ref(), &mut headers)?;
+        let client = client(headers, &self.tls, url.scheme() == "http", self.timeout)?;
         // For the whole process; the first value given stays.
         apache_avro::util::max_allocation_bytes(VALUE_BYTES_MAX);
-        let client = builder.build().map_err(|error| invalid(format!("cannot set up TLS: {error}")))?;
         let unreadable = cx.metrics.source_errors.with_label_values(&[&*cx.name, "schema"]);
         Ok(Registry { client, url, schemas: HashMap::new(), unreadable })
     }
