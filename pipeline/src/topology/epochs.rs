@@ -17,6 +17,10 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How long an epoch lasts if something does.
 const BUSY: Duration = Duration::from_millis(10);
 
+/// How much of a source may wait for the sinks, per worker and millisecond of an epoch: rows go on when their epoch is
+/// over, so that this is three epochs of half a gigabyte a second, which is more than a worker makes columns of.
+const BACKLOG_BYTES: u64 = 3 << 19;
+
 /// Now, in microseconds since the Unix epoch.
 #[must_use]
 pub fn now_micros() -> i64 {
@@ -57,6 +61,12 @@ impl Epochs {
     /// The current epoch, for one who only looks.
     pub(super) fn current(&self) -> u64 {
         self.current.load(Ordering::Acquire)
+    }
+
+    /// How much of a source may wait for the sinks, in bytes, so that it is not slower for it.
+    pub(super) fn backlog_max_bytes(&self, n_workers: usize) -> u64 {
+        let epoch_ms = u64::try_from(self.busy.as_millis()).unwrap_or(u64::MAX);
+        BACKLOG_BYTES.saturating_mul(epoch_ms).saturating_mul(n_workers as u64)
     }
 
     /// Told of every new epoch.

@@ -4,18 +4,18 @@
 //! Epochs grow with offsets: within a partition a later message never has an earlier epoch. Exactly-once sinks rest
 //! on that (see ARCHITECTURE.md).
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use logdrive_connectors::{Budget, ConnectorError, Metrics, Source};
-use logdrive_schemas::{Chunk, Epoch, Partition, Position};
+use logdrive_schemas::{Chunk, Epoch, Position};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::epochs::Epochs;
+use super::in_flight::{InFlight, Progress};
 use super::positions::Positions;
 use super::queue::{Ingest, QueueSender};
 use super::watchdog::Pulse;
@@ -36,14 +36,9 @@ pub(super) struct IngestTask {
     /// The source's number in the plan.
     pub(super) idx: usize,
     pub(super) pulse: Arc<Pulse>,
-    /// Every epoch before it has left the sinks' memory.
-    pub(super) sunk: watch::Receiver<u64>,
-    /// Every epoch before it is delivered and checkpointed.
-    pub(super) delivered: watch::Receiver<u64>,
+    pub(super) progress: Progress,
     pub(super) positions: Positions,
-    pub(super) in_flight_max_bytes: u64,
-    /// Bytes in flight.
-    pub(super) used: u64,
+    pub(super) in_flight: InFlight,
     pub(super) metrics: Arc<Metrics>,
     /// Cancelled when the pipeline is to stop.
     pub(super) shutdown: CancellationToken,
@@ -51,14 +46,6 @@ pub(super) struct IngestTask {
     pub(super) n_active: Arc<AtomicUsize>,
     /// Told that nothing more comes: sinks flush at once.
     pub(super) draining: watch::Sender<bool>,
-}
-
-/// Messages that are on their way.
-struct InFlight {
-    epoch: u64,
-    end: Position,
-    /// Credits that it holds, in bytes.
-    bytes: u64,
 }
 
 /// Why receiving ended.
@@ -75,15 +62,14 @@ impl IngestTask {
     /// # Errors
     /// What the pipeline cannot go on after: a refused configuration, a failed disk.
     pub(super) async fn run(mut self) -> Result<(), ConnectorError> {
-        let mut in_flight = VecDeque::new();
-        let result = self.receive(&mut in_flight).await;
+        let result = self.receive().await;
         if self.n_active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.draining.send_replace(true);
         }
         if let Ended::Aborted = result? {
             return Ok(());
         }
-        self.drain(&mut in_flight).await?;
+        self.drain().await?;
         for queue in &self.queues {
             queue.send(Ingest::End);
         }
@@ -110,24 +96,20 @@ impl IngestTask {
         }
     }
 
-    async fn receive(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<Ended, ConnectorError> {
+    async fn receive(&mut self) -> Result<Ended, ConnectorError> {
         let mut ticks = self.epochs.ticks();
+        let mut progress = self.progress.clone();
         let mut pending: Option<Chunk> = None;
         let mut next_worker = 0;
-        let (mut sunk, mut delivered) = (self.sunk.clone(), self.delivered.clone());
         // A source with a log of its own stops at once; the buffer behind a listener is told by the same token and
         // ends by itself once it has given what it holds.
         let stops_at_once = self.source.wants_positions_kept();
         let budget = Budget::default();
         loop {
-            if let Some(chunk) = pending.take_if(|chunk| {
-                let bytes = chunk.bytes() as u64;
-                self.used == 0 || self.used + bytes <= self.in_flight_max_bytes
-            }) {
+            if let Some(chunk) = pending.take_if(|chunk| self.in_flight.has_room(chunk.bytes() as u64)) {
                 let epoch = self.epochs.stamp();
-                let bytes = chunk.bytes() as u64;
-                self.use_credits(bytes);
-                in_flight.push_back(InFlight { epoch, end: chunk.end(), bytes });
+                self.in_flight.push(epoch, chunk.end(), chunk.bytes() as u64);
+                self.show_credits();
                 self.checkpoints.sent(&self.name, chunk.end(), epoch);
                 if !self.queues[next_worker].send(Ingest::Chunk(epoch, chunk)) {
                     return Ok(Ended::Aborted);
@@ -138,17 +120,13 @@ impl IngestTask {
                 biased;
                 () = self.shutdown.cancelled(), if stops_at_once => return Ok(Ended::Drained),
                 changed = ticks.changed() => {
-                    if changed.is_err() || !self.tick(*ticks.borrow_and_update(), in_flight.front()) {
+                    if changed.is_err() || !self.tick(*ticks.borrow_and_update()) {
                         return Ok(Ended::Aborted);
                     }
                 }
-                changed = delivered.changed() => {
-                    if changed.is_err() { return Ok(Ended::Aborted); }
-                    self.progress(in_flight).await?;
-                }
-                changed = sunk.changed() => {
-                    if changed.is_err() { return Ok(Ended::Aborted); }
-                    self.progress(in_flight).await?;
+                told = progress.changed() => {
+                    if !told { return Ok(Ended::Aborted); }
+                    self.take_back().await?;
                 }
                 received = self.source.recv(budget), if pending.is_none() => match received {
                     Ok(chunk) => pending = Some(chunk),
@@ -166,28 +144,27 @@ impl IngestTask {
     }
 
     /// Waits until everything in flight is delivered. Epochs go on, or nothing would ever be complete.
-    async fn drain(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<(), ConnectorError> {
+    async fn drain(&mut self) -> Result<(), ConnectorError> {
         let mut ticks = self.epochs.ticks();
-        let (mut sunk, mut delivered) = (self.sunk.clone(), self.delivered.clone());
+        let mut progress = self.progress.clone();
         loop {
-            self.progress(in_flight).await?;
-            if in_flight.is_empty() {
+            self.take_back().await?;
+            if self.in_flight.is_empty() {
                 return self.positions.write();
             }
             tokio::select! {
                 changed = ticks.changed() => {
-                    if changed.is_err() || !self.tick(*ticks.borrow_and_update(), in_flight.front()) {
+                    if changed.is_err() || !self.tick(*ticks.borrow_and_update()) {
                         return Ok(());
                     }
                 }
-                changed = delivered.changed() => if changed.is_err() { return Ok(()) },
-                changed = sunk.changed() => if changed.is_err() { return Ok(()) },
+                told = progress.changed() => if !told { return Ok(()) },
             }
         }
     }
 
-    fn tick(&self, epoch: u64, oldest: Option<&InFlight>) -> bool {
-        let lag = oldest.map_or(0, |oldest| epoch.saturating_sub(oldest.epoch));
+    fn tick(&self, epoch: u64) -> bool {
+        let lag = self.in_flight.oldest().map_or(0, |oldest| epoch.saturating_sub(oldest));
         let lag = lag as f64 * Epoch::UNIT_US as f64 / 1e6;
         self.metrics.lag_seconds.with_label_values(&[&self.name]).set(lag);
         let told = self.queues.iter().all(|queue| queue.send(Ingest::Tick(epoch)));
@@ -195,29 +172,16 @@ impl IngestTask {
         told
     }
 
-    fn use_credits(&mut self, bytes: u64) {
-        self.used += bytes;
-        self.show_credits();
-    }
-
     fn show_credits(&self) {
-        let used = i64::try_from(self.used).unwrap_or(i64::MAX);
+        let used = i64::try_from(self.in_flight.bytes()).unwrap_or(i64::MAX);
         self.metrics.in_flight_bytes.with_label_values(&[&self.name]).set(used);
     }
 
-    /// Takes back the credits of epochs that have left the sinks' memory, and commits the last position of each
-    /// partition whose epoch is delivered.
-    async fn progress(&mut self, in_flight: &mut VecDeque<InFlight>) -> Result<(), ConnectorError> {
-        let (sunk, delivered) = (*self.sunk.borrow_and_update(), *self.delivered.borrow_and_update());
-        let sunk = sunk.max(delivered);
-        for message in in_flight.iter_mut().take_while(|m| m.epoch < sunk).filter(|m| m.bytes > 0) {
-            self.used -= std::mem::take(&mut message.bytes);
-        }
+    /// Takes back the credits of epochs that are done with, and commits the last position of each partition whose epoch
+    /// is delivered.
+    async fn take_back(&mut self) -> Result<(), ConnectorError> {
+        let ends = self.in_flight.progress(self.progress.reached());
         self.show_credits();
-        let mut ends: HashMap<Partition, u64> = HashMap::new();
-        while let Some(front) = in_flight.pop_front_if(|front| front.epoch < delivered) {
-            ends.insert(front.end.partition, front.end.offset);
-        }
         for (partition, offset) in ends {
             let position = Position { partition, offset };
             self.positions.set(position)?;

@@ -14,6 +14,7 @@
 mod changes;
 mod egress;
 mod epochs;
+mod in_flight;
 mod ingest;
 mod late;
 mod positions;
@@ -149,11 +150,13 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         receivers.push(Some(from));
     }
     let draining = watch::Sender::new(false);
+    let taken = in_flight::Taken::new(sinks.len());
     let (mut sink_ends, mut sink_tasks) = (Vec::new(), Vec::new());
     for (idx, sink) in sinks.into_iter().enumerate() {
         let from_sink = egress::FromSink::new(plan.workers);
         let (to_sink, receiver) = mpsc::unbounded_channel();
-        let inbox = sink_task::Inbox::new(receiver, plan.workers, draining.subscribe());
+        let inbox =
+            sink_task::Inbox::new(receiver, plan.workers, draining.subscribe(), (idx, Arc::clone(&taken)));
         sink_ends.push((to_sink, Arc::clone(&from_sink)));
         sink_tasks.push((idx, sink, inbox, from_sink));
     }
@@ -204,6 +207,10 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
 
     reload::spawn(&runtime, stop_ticks.clone());
 
+    let limits = in_flight::Limits {
+        backlog: epochs.backlog_max_bytes(runtime.plan.workers).min(runtime.plan.in_flight_max_bytes),
+        bytes: runtime.plan.in_flight_max_bytes,
+    };
     let n_active = Arc::new(AtomicUsize::new(runtime.plan.sources.len()));
     for (idx, (mut source, path)) in sources.into_iter().enumerate() {
         let name = Arc::clone(&runtime.plan.sources[idx].name);
@@ -218,11 +225,13 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
             epochs: Arc::clone(&epochs),
             checkpoints: Arc::clone(&checkpoints),
             pulse: Arc::clone(&pulse),
-            sunk: frontiers.sunk.subscribe(),
-            delivered: frontiers.delivered.subscribe(),
+            progress: in_flight::Progress {
+                taken: taken.subscribe(),
+                sunk: frontiers.sunk.subscribe(),
+                delivered: frontiers.delivered.subscribe(),
+            },
             positions,
-            in_flight_max_bytes: runtime.plan.in_flight_max_bytes,
-            used: 0,
+            in_flight: in_flight::InFlight::new(limits),
             metrics: Arc::clone(&metrics),
             shutdown: shutdown.clone(),
             n_active: Arc::clone(&n_active),

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::egress::{FromSink, ToSink};
+use super::in_flight::Taken;
 use super::late::Unsettled;
 use super::seen::Seen;
 use super::taps::RejectCounter;
@@ -90,6 +91,8 @@ pub(super) struct Inbox {
     ready: VecDeque<Item>,
     ready_bytes: usize,
     draining: watch::Receiver<bool>,
+    /// Told what does not wait here any more, under the sink's number.
+    taken: (usize, Arc<Taken>),
 }
 
 impl Inbox {
@@ -97,6 +100,7 @@ impl Inbox {
         receiver: mpsc::UnboundedReceiver<ToSink>,
         n_workers: usize,
         draining: watch::Receiver<bool>,
+        taken: (usize, Arc<Taken>),
     ) -> Self {
         Self {
             receiver,
@@ -105,6 +109,7 @@ impl Inbox {
             ready: VecDeque::new(),
             ready_bytes: 0,
             draining,
+            taken,
         }
     }
 
@@ -148,8 +153,14 @@ impl Inbox {
                         self.ready.push_back(Item { epoch, worker, batch, place: Place::Memory, since });
                     }
                 }
+                self.tell();
             }
         }
+    }
+
+    fn tell(&self) {
+        let waiting = self.ready.front().map(|item| item.epoch);
+        self.taken.1.tell(self.taken.0, waiting.unwrap_or_else(|| self.complete()));
     }
 
     fn put_back(&mut self, item: Item) {
@@ -160,6 +171,7 @@ impl Inbox {
     fn pop(&mut self) -> Option<Item> {
         let item = self.ready.pop_front()?;
         self.ready_bytes -= item.batch.bytes();
+        self.tell();
         Some(item)
     }
 }
