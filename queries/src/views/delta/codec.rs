@@ -31,10 +31,6 @@ impl Codec {
         RowConverter::supports_fields(&sort_fields(schema))
     }
 
-    pub(super) fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
     /// The bytes of each row.
     pub(super) fn encode(&self, columns: &[ArrayRef], n_rows: usize) -> Result<Vec<Row>> {
         if columns.is_empty() {

@@ -2,17 +2,19 @@
 //! as bytes; expressions, accumulators and window functions are DataFusion's.
 //!
 //! ```text
-//! batches ─ leaf ─┬► stages, joins, groups, … (arranged by key) ─ result ─► changes of the view
+//! batches ─ leaf ─┬─ exchange by row ─ keeper ─► stages, joins, groups, … (arranged by key) ─ result ─► changes
 //!                 └► rejects
 //! ```
 //!
-//! Only leaves are written into checkpoints: the rows that came in and are still in. All else follows from them: after
-//! a crash they come again at time zero, and what the view is then was told before.
+//! Only what keepers have is written into checkpoints, as it changes: the rows that came in and are still in. All else
+//! follows from them: after a crash they come again at time zero, and what the view is then was told before.
 
 mod arranged;
 mod codec;
 mod failed;
 mod groups;
+mod keeper;
+mod kept;
 mod leaf;
 mod lifetime;
 mod lower;
@@ -34,6 +36,7 @@ use timely::dataflow::operators::generic::operator::empty;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::codec::Codec;
+use self::keeper::{Keeper, Past};
 use self::leaf::Entrance;
 use self::plan::{Leaf, Node};
 use self::render::Renderer;
@@ -100,8 +103,9 @@ impl DeltaView {
         })
     }
 
-    fn operator(&self, leaf: usize) -> String {
-        format!("{}.leaf{leaf}", self.options.name)
+    /// What is called so of a leaf.
+    fn operator(&self, part: &str, leaf: usize) -> String {
+        format!("{}.{part}{leaf}", self.options.name)
     }
 
     fn build<'scope>(
@@ -111,7 +115,11 @@ impl DeltaView {
     ) -> Result<(BatchStream<'scope>, BatchStream<'scope>)> {
         let scope = inputs[0].scope();
         let (mut leaves, mut rejects) = (Vec::new(), Vec::new());
-        let mut is_restored = false;
+        let past = Past::of(self, &*health.cx.checkpoint);
+        if past == Past::Stopped(true) {
+            health.stop_again();
+        }
+        let goes_on = past == Past::Rows;
         for (idx, leaf) in self.leaves.iter().enumerate() {
             let input = inputs[leaf.input].clone();
             let (input, bars) = match &leaf.pane {
@@ -122,17 +130,15 @@ impl DeltaView {
                 }
                 None => (input, empty(scope)),
             };
-            let entrance = Entrance::new(self, idx, health)?;
-            is_restored |= entrance.is_restored();
-            let (rows, refused) = leaf::attach(entrance, input, bars);
-            leaves.push(rows);
+            let (rows, refused) = leaf::attach(Entrance::new(self, idx, health)?, input);
+            leaves.push(keeper::attach(Keeper::new(self, idx, goes_on, health)?, rows, bars));
             rejects.push(refused);
         }
         let mut renderer = Renderer { scope, leaves, found: None, rejects: Vec::new(), health };
         let rows = renderer.node(&self.root)?;
         rejects.append(&mut renderer.rejects);
         let shape = Shape::new(&self.options.name, &self.root.schema, true);
-        let rows = result::attach(rows, Codec::new(&self.root.schema)?, shape, is_restored, health);
+        let rows = result::attach(rows, Codec::new(&self.root.schema)?, shape, goes_on, health);
         Ok((rows, scope.concatenate(rejects)))
     }
 }
@@ -169,7 +175,7 @@ impl View for DeltaView {
     fn operators(&self) -> Vec<String> {
         let of_leaf = |(idx, leaf): (usize, &Leaf)| {
             let mut operators = leaf.pane.as_ref().map_or_else(Vec::new, |pane| pane.operators());
-            operators.push(self.operator(idx));
+            operators.extend(["in", "leaf"].map(|part| self.operator(part, idx)));
             operators
         };
         self.leaves.iter().enumerate().flat_map(of_leaf).collect()
@@ -178,7 +184,7 @@ impl View for DeltaView {
     fn fingerprints(&self) -> Vec<(String, u64)> {
         let of_leaf = |(idx, leaf): (usize, &Leaf)| {
             let mut fingerprints = leaf.pane.as_ref().map_or_else(Vec::new, |pane| pane.fingerprints());
-            fingerprints.push((self.operator(idx), self.fingerprint));
+            fingerprints.extend(["in", "leaf"].map(|part| (self.operator(part, idx), self.fingerprint)));
             fingerprints
         };
         self.leaves.iter().enumerate().flat_map(of_leaf).collect()
