@@ -66,6 +66,11 @@ pub trait Checkpoint: Debug + Send + Sync {
         shards: Range<u16>,
     ) -> Box<dyn Iterator<Item = RecordBatch> + '_>;
 
+    /// The newest cut that is on disk. One who goes on from there, or from a later one, has what was handed in at it.
+    fn written(&self) -> u64 {
+        0
+    }
+
     /// What all instances of `operator` handed in at the newest complete cut before this process started; empty at
     /// first. The number of workers may have changed: each instance takes what it is responsible for.
     fn restored(&self, operator: &str) -> Vec<Vec<u8>>;

@@ -22,4 +22,4 @@ pub use flow::{BatchStream, Batches};
 pub use fraud::DETECTORS;
 pub use step::{Emit, Reloadable, Stage, Step, StepConfig, StepContext, StepEntry, StepPlan};
 pub use steps::STEPS;
-pub use view::{Snapshots, View, ViewOutcome, ViewRows};
+pub use view::{Beginning, Snapshots, View, ViewInput, ViewOutcome, ViewOutput, ViewRows};

@@ -1,6 +1,8 @@
 //! Views: continuous queries. What compiles them lives in `queries`; the pipeline attaches them like detectors.
 
+use std::cell::Cell;
 use std::fmt::Debug;
+use std::rc::Rc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -69,6 +71,62 @@ pub trait Snapshots: Debug + Send + Sync {
     fn reached(&self, view: &str, watermark: i64, held_back_by: Option<(&str, u64)>);
 }
 
+/// What a view that keeps its result has of it when it begins, on one worker: for views over it that have nothing yet.
+#[derive(Clone, Debug)]
+pub struct Beginning<'scope> {
+    rows: BatchStream<'scope>,
+    is_wanted: Rc<Cell<bool>>,
+    is_new: bool,
+}
+
+impl<'scope> Beginning<'scope> {
+    /// `rows` come at time zero, before all epochs, if `is_wanted` says so when the dataflow starts. `is_new`: the view
+    /// begins without state, on all workers.
+    #[must_use]
+    pub fn new(rows: BatchStream<'scope>, is_wanted: &Rc<Cell<bool>>, is_new: bool) -> Self {
+        Self { rows, is_wanted: Rc::clone(is_wanted), is_new }
+    }
+
+    /// Whether what readers have of the view is no longer its result.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// The rows as they were at the cut that the view was restored from. Every change since comes from the view itself.
+    #[must_use]
+    pub fn rows(&self) -> BatchStream<'scope> {
+        self.is_wanted.set(true);
+        self.rows.clone()
+    }
+
+    /// With other rows.
+    #[must_use]
+    pub fn map(self, f: impl FnOnce(BatchStream<'scope>) -> BatchStream<'scope>) -> Self {
+        Self { rows: f(self.rows), ..self }
+    }
+}
+
+/// What a view reads.
+#[derive(Clone, Debug)]
+pub struct ViewInput<'scope> {
+    /// Rows, as they come.
+    pub rows: BatchStream<'scope>,
+    /// What was there before, if it is a view that keeps its result.
+    pub beginning: Option<Beginning<'scope>>,
+}
+
+/// What comes out of a view.
+#[derive(Debug)]
+pub struct ViewOutput<'scope> {
+    /// Its rows.
+    pub rows: BatchStream<'scope>,
+    /// What failed or came too late, as batches of the `rejects` stream.
+    pub rejects: BatchStream<'scope>,
+    /// What it begins with, if it keeps its result.
+    pub beginning: Option<Beginning<'scope>>,
+}
+
 /// A compiled query over streams.
 pub trait View: Debug + Send + Sync {
     /// The columns that it reads of each of its inputs, in the order in which it was planned with them.
@@ -95,11 +153,6 @@ pub trait View: Debug + Send + Sync {
     /// How the query is computed, for a reader.
     fn explain(&self) -> String;
 
-    /// Builds its dataflow on one worker. The first stream has the view's rows; what failed or came too late leaves on
-    /// the second as batches of the `rejects` stream.
-    fn attach<'scope>(
-        &self,
-        inputs: Vec<BatchStream<'scope>>,
-        cx: &WorkerContext,
-    ) -> (BatchStream<'scope>, BatchStream<'scope>);
+    /// Builds its dataflow on one worker. One that has no state begins with what the views that it reads begin with.
+    fn attach<'scope>(&self, inputs: Vec<ViewInput<'scope>>, cx: &WorkerContext) -> ViewOutput<'scope>;
 }

@@ -5,7 +5,8 @@
 #[allow(dead_code, reason = "shared with other tests")]
 mod e2e_support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use e2e_support::{Lab, free_port, http, until};
 use serde_json::{Value, json};
@@ -211,4 +212,119 @@ sinks: { out: { type: file, from: [per_minute], path: out.ndjson } }
     // The first minute has begun before the first event.
     assert_eq!(counts.iter().sum::<i64>(), 300);
     assert_eq!(counts.len(), 3);
+}
+
+/// What is left of changes of tenants' totals, each of which must be there once.
+fn settled(changes: &[Value]) -> Vec<Value> {
+    let mut left: BTreeMap<String, (i64, Value)> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for change in changes {
+        assert!(seen.insert(change.to_string()), "twice: {change}");
+        let mut row = change.clone();
+        row.as_object_mut().unwrap().retain(|key, _| !key.starts_with('_'));
+        let sign = if change["_change"] == "insert" { 1 } else { -1 };
+        left.entry(row.to_string()).or_insert((0, row)).0 += sign;
+    }
+    let left: Vec<(i64, Value)> = left.into_values().filter(|(count, _)| *count != 0).collect();
+    assert!(left.iter().all(|(count, _)| *count == 1), "what is told does not add up: {left:?}");
+    let mut rows: Vec<Value> = left.into_iter().map(|(_, row)| row).collect();
+    rows.sort_by_key(|row| row["tenant"].to_string());
+    rows
+}
+
+#[test]
+fn each_change_reaches_a_sink_once_through_sigkills() {
+    let port = free_port();
+    let lab = Lab::new(&format!(
+        r#"
+sources:
+  in: {{ type: http, listen: "127.0.0.1:{port}", schema: {{ fields: {{ tenant: string, amount: int64 }} }} }}
+views:
+  doubled:
+    sql: SELECT t.tenant, t.n, 2 * t.total AS total FROM totals t JOIN totals u ON t.tenant = u.tenant
+    unbounded: true
+  totals:
+    sql: SELECT tenant, count(*) AS n, sum(amount) AS total FROM in GROUP BY tenant
+    unbounded: true
+sinks:
+  tape:   {{ type: parquet, from: [totals], path: tape, batch: {{ timeout: 100ms }} }}
+  double: {{ type: parquet, from: [doubled], path: double, batch: {{ timeout: 300ms }} }}
+  ledger: {{ type: audit, from: [totals], path: audit }}
+"#
+    ));
+    let mut sent = 0;
+    for millis in [300, 1_200, 1_900, 2_600, 700, 1_500, 2_200] {
+        let pipeline = lab.run();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(millis) {
+            post(port, sent..sent + 20);
+            sent += 20;
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        pipeline.kill();
+    }
+    let pipeline = lab.run();
+    post(port, sent..sent + 50);
+    sent += 50;
+    until("all are counted", || rows(&lab, "SELECT * FROM totals") == totals(0..sent));
+    pipeline.until_metric("logdrive_buffer_messages", "in", 0.0);
+    pipeline.stop();
+
+    let told = |path: &str| -> Vec<Value> {
+        let text = lab.succeed(&["sql", "--format", "json", &format!("SELECT * FROM '{path}'")]);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let tape = told("tape");
+    assert!(tape.len() > 7 * 3, "changes left while it ran: {}", tape.len());
+    assert_eq!(settled(&tape), totals(0..sent));
+    let mut doubled = totals(0..sent);
+    doubled.iter_mut().for_each(|row| row["total"] = json!(2 * row["total"].as_i64().unwrap()));
+    assert_eq!(settled(&told("double")), doubled);
+    let verified = lab.succeed(&["audit", "verify", "audit"]);
+    assert!(verified.contains(&format!("{} entries", tape.len())), "{} changes: {verified}", tape.len());
+}
+
+#[test]
+fn a_view_that_is_added_later_begins_with_the_rows_of_the_one_that_it_reads() {
+    let port = free_port();
+    let yaml = |more: &str| {
+        format!(
+            r#"
+sources:
+  in: {{ type: http, listen: "127.0.0.1:{port}", schema: {{ fields: {{ tenant: string, amount: int64 }} }} }}
+views:
+  totals:
+    sql: SELECT tenant, count(*) AS n, sum(amount) AS total FROM in GROUP BY tenant
+    unbounded: true
+{more}
+sinks:
+  out: {{ type: file, from: [totals], path: out.ndjson }}
+"#
+        )
+    };
+    let lab = Lab::new(&yaml(""));
+    let pipeline = lab.run();
+    post(port, 0..90);
+    pipeline.until_metric("logdrive_buffer_messages", "in", 0.0);
+    pipeline.stop();
+
+    let sum = "  sum:\n    sql: SELECT count(*) AS tenants, sum(n) AS n FROM totals\n    unbounded: true\n";
+    lab.configure(&yaml(sum));
+    let planned = lab.succeed(&["plan", "pipeline.yaml"]);
+    assert!(planned.contains("view totals: keeps its state"), "{planned}");
+    assert!(planned.contains("view sum: new, begins with the rows of `totals`"), "{planned}");
+    let of_all = |n: i64| [json!({ "tenants": 3, "n": n })];
+    let pipeline = lab.run();
+    until("it begins with what is there", || rows(&lab, "SELECT * FROM sum") == of_all(90));
+    post(port, 90..100);
+    until("it goes on", || rows(&lab, "SELECT * FROM sum") == of_all(100));
+    pipeline.kill();
+    // It has state of its own now, or begins once more: never both.
+    let pipeline = lab.run();
+    post(port, 100..120);
+    until("it goes on", || rows(&lab, "SELECT * FROM sum") == of_all(120));
+    pipeline.until_metric("logdrive_buffer_messages", "in", 0.0);
+    pipeline.stop();
+    let planned = lab.succeed(&["plan", "pipeline.yaml"]);
+    assert!(planned.contains("view sum: keeps its state"), "{planned}");
 }

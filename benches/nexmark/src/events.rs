@@ -62,7 +62,7 @@ pub fn schema(table: &str) -> SchemaRef {
 /// What a view can name.
 #[must_use]
 pub fn table(name: &str) -> Table {
-    Table { name: name.to_owned(), schema: schema(name), changes: false }
+    Table { name: name.to_owned(), schema: schema(name), changes: false, fingerprint: 0 }
 }
 
 /// The rows of each table that come in one epoch.

@@ -15,7 +15,8 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use logdrive_operators::flow::Changes;
 use logdrive_operators::{
-    Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, ViewRows, WorkerContext,
+    Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, ViewInput, ViewOutput,
+    ViewRows, WorkerContext,
 };
 use logdrive_queries::views::{self, Emit, ViewOptions};
 use timely::container::NoopBuilder;
@@ -149,8 +150,9 @@ pub fn run(view: &Arc<dyn View>, tables: &[usize], epochs: &[Epoch], workers: us
         };
         let of_rows = Arc::clone(&of_rows);
         worker.dataflow::<u64, _, _>(|scope| {
-            let streams = handles.iter_mut().map(|handle| scope.input_from(handle)).collect();
-            let (rows, rejects) = of_view.attach(streams, &cx);
+            let inputs = handles.iter_mut().map(|handle| scope.input_from(handle));
+            let inputs = inputs.map(|rows| ViewInput { rows, beginning: None }).collect();
+            let ViewOutput { rows, rejects, .. } = of_view.attach(inputs, &cx);
             rows.inspect_container(move |event| {
                 if let Ok((_, batches)) = event {
                     let mut found = of_rows.lock().unwrap_or_else(PoisonError::into_inner);

@@ -32,11 +32,12 @@ impl Cuts {
         self.each(epoch, |cut| checkpoint.put(&operator, worker, cut, state()));
     }
 
-    /// The state is that of all epochs before `epoch`, and `changes` says what changed in it since it was asked last.
-    pub fn pass_changes(&mut self, epoch: u64, mut changes: impl FnMut() -> Changes) {
+    /// The state is that of all epochs before `epoch`, and `changes` says what changed in it since it was asked last: at
+    /// a cut.
+    pub fn pass_changes(&mut self, epoch: u64, mut changes: impl FnMut(u64) -> Changes) {
         let (checkpoint, operator, worker) =
             (Arc::clone(&self.checkpoint), self.operator.clone(), self.worker);
-        self.each(epoch, |cut| checkpoint.put_changes(&operator, worker, cut, changes()));
+        self.each(epoch, |cut| checkpoint.put_changes(&operator, worker, cut, changes(cut)));
     }
 
     fn each(&mut self, epoch: u64, mut hand_in: impl FnMut(u64)) {

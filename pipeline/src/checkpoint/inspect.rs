@@ -98,6 +98,8 @@ pub struct Stateful {
     pub name: String,
     /// What the state of its operators is written with, by operator.
     pub operators: BTreeMap<String, u64>,
+    /// Those that have state of their own for a while, which says nothing of the others'.
+    pub others: Vec<String>,
 }
 
 /// What becomes of state when a configuration is started.
@@ -158,7 +160,8 @@ pub fn compare(manifest: Option<&Manifest>, configured: &[Stateful]) -> Vec<Fate
             Fate { kind: Some(node.kind), name: node.name.clone(), outcome, rows, bytes }
         })
         .collect();
-    let known: BTreeSet<&String> = configured.iter().flat_map(|node| node.operators.keys()).collect();
+    let known: BTreeSet<&String> =
+        configured.iter().flat_map(|node| node.operators.keys().chain(&node.others)).collect();
     let mut unknown: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
     for operator in operators.keys().filter(|operator| !known.contains(operator)) {
         let name = operator.rsplit_once('.').map_or(operator.as_str(), |(name, _)| name);
@@ -179,7 +182,9 @@ mod tests {
     #[test]
     fn a_configuration_is_compared_with_what_is_on_disk() {
         let mut manifest = Manifest::empty(1);
-        for (name, fingerprint) in [("a.gather", 1), ("a.keep", 1), ("b.keep", 2), ("gone.keep", 3)] {
+        for (name, fingerprint) in
+            [("a.gather", 1), ("a.keep", 1), ("a.outbox", 9), ("b.keep", 2), ("gone.keep", 3)]
+        {
             let runs = vec![Run { rows: 5, ..Run::default() }];
             let tables = BTreeMap::from([("open".to_owned(), TableState { keys: 2, runs })]);
             let state = OperatorState { fingerprint: hex(fingerprint), tables, ..OperatorState::default() };
@@ -189,6 +194,7 @@ mod tests {
             kind: "view",
             name: name.to_owned(),
             operators: parts.iter().map(|part| (format!("{name}.{part}"), fingerprint)).collect(),
+            others: vec![format!("{name}.outbox")],
         };
         let configured =
             [view("a", &["gather", "keep"], 1), view("b", &["keep"], 7), view("c", &["keep"], 4)];

@@ -19,7 +19,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -53,9 +53,11 @@ pub struct Checkpoints {
     complete: mpsc::UnboundedSender<Cut>,
 }
 
-/// How far the writer is behind.
+/// How far the writer is.
 #[derive(Debug, Default)]
 struct Pressure {
+    /// The newest cut that is on disk.
+    written: AtomicU64,
     /// Of complete cuts that are not on disk.
     n_bytes: AtomicUsize,
     is_behind: AtomicBool,
@@ -92,6 +94,7 @@ impl Checkpoints {
         }
         let (complete, receiver) = mpsc::unbounded_channel();
         let pressure = Arc::<Pressure>::default();
+        pressure.written.store(restored.cut, Ordering::Release);
         let gathering = Gathering { positions: restored.positions.clone(), ..Gathering::default() };
         let this = Self {
             folder: Arc::clone(&folder),
@@ -198,6 +201,10 @@ impl Checkpoint for Checkpoints {
             Some(table) => Box::new(rows(&self.folder, table, &shards)),
             None => Box::new(std::iter::empty()),
         }
+    }
+
+    fn written(&self) -> u64 {
+        self.pressure.written.load(Ordering::Acquire)
     }
 
     fn restored(&self, operator: &str) -> Vec<Vec<u8>> {

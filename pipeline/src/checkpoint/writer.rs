@@ -88,13 +88,14 @@ impl CheckpointWriter {
     async fn write(&mut self, cut: Cut) -> Result<u64, ConnectorError> {
         let Some(mut store) = self.store.take() else { return Err(self.failed("its writer is gone")) };
         let n_bytes: usize = cut.parts.iter().map(|part| part.changes.n_bytes()).sum();
-        let n_written = self.folder.n_written();
+        let (newest, n_written) = (cut.cut, self.folder.n_written());
         let work = move || {
             let written = store.write(cut);
             (store, written)
         };
         let (store, written) = tokio::task::spawn_blocking(work).await.map_err(|e| self.failed(e))?;
         let fallback = written.map_err(|e| self.failed(e))?;
+        self.pressure.written.store(newest, Ordering::Release);
         self.pressure.n_bytes.fetch_sub(n_bytes, Ordering::AcqRel);
         self.pressure.is_behind.store(store.is_behind(), Ordering::Release);
         let (n_files, size) = store.size();

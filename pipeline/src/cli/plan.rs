@@ -9,7 +9,7 @@ use clap::Args;
 use super::checkpoint::{folder, title};
 use super::{Outcome, PipelineFiles, load, print};
 use crate::checkpoint::inspect::{self, Fate, Stateful};
-use crate::config::Plan as Pipeline;
+use crate::config::{Input, Plan as Pipeline};
 
 #[derive(Args, Debug)]
 pub(super) struct Plan {
@@ -32,7 +32,7 @@ pub(super) fn run(command: &Plan) -> Outcome {
         None => format!("{}: no checkpoint; everything starts empty\n", dir.display()),
     };
     for fate in inspect::compare(manifest.as_ref(), &stateful(&plan)) {
-        writeln!(out, "  {}", line(&fate)).expect("writing to a string cannot fail");
+        writeln!(out, "  {}", line(&fate, &plan)).expect("writing to a string cannot fail");
     }
     print(&out)?;
     Ok(ExitCode::SUCCESS)
@@ -44,26 +44,44 @@ fn stateful(plan: &Pipeline) -> Vec<Stateful> {
         kind: "view",
         name: view.name.to_string(),
         operators: view.view.fingerprints().into_iter().collect(),
+        others: vec![view.outbox()],
     });
     let detectors = plan.detectors.iter().map(|detector| Stateful {
         kind: "detector",
         name: detector.name.to_string(),
         operators: detector.detector.fingerprints().into_iter().collect(),
+        others: Vec::new(),
     });
     views.chain(detectors).filter(|node| !node.operators.is_empty()).collect()
 }
 
-fn line(fate: &Fate) -> String {
+/// What a view without state begins with.
+fn beginning(view: &str, plan: &Pipeline) -> String {
+    let view = plan.views.iter().find(|planned| *planned.name == *view);
+    let read = view.into_iter().flat_map(|view| &view.inputs).filter_map(|input| match input.input {
+        Input::View(idx) => plan.views.get(idx),
+        _ => None,
+    });
+    let names: Vec<&str> = read.filter(|view| view.view.table().is_some()).map(|view| &*view.name).collect();
+    if names.is_empty() {
+        return "starts empty".to_owned();
+    }
+    format!("begins with the rows of `{}`", names.join("`, `"))
+}
+
+fn line(fate: &Fate, plan: &Pipeline) -> String {
     let Fate { kind, name, outcome, rows, bytes } = fate;
     let (kind, size) = (kind.unwrap_or("state"), format!("{rows} rows, {bytes} bytes"));
     match outcome {
         inspect::Outcome::Keeps => format!("{kind} {name}: keeps its state ({size})"),
         inspect::Outcome::Rebuilt => {
+            let beginning = beginning(name, plan);
             format!(
-                "{kind} {name}: REBUILT from new rows, since it is another query; drops its state ({size})"
+                "{kind} {name}: REBUILT, since it or a view that it reads is another query; {beginning}; drops its \
+                 state ({size})"
             )
         }
-        inspect::Outcome::New => format!("{kind} {name}: new, starts empty"),
+        inspect::Outcome::New => format!("{kind} {name}: new, {}", beginning(name, plan)),
         inspect::Outcome::Dropped => {
             format!("{kind} {name}: DROPPED, nothing has this name any more ({size})")
         }

@@ -230,6 +230,13 @@ impl Plan {
         lakes
     }
 
+    /// Whether the changes of a view go to a sink that writes each row once.
+    #[must_use]
+    pub fn has_outbox(&self, view: usize) -> bool {
+        let reads = |sink: &SinkPlan| sink.is_exact() && sink.inputs.contains(&Input::View(view));
+        self.views[view].tells_changes() && self.sinks.iter().any(reads)
+    }
+
     /// The name of a node.
     #[must_use]
     pub fn name(&self, input: Input) -> &str {
@@ -243,7 +250,27 @@ impl Plan {
     }
 }
 
+impl ViewPlan {
+    /// What holds its changes back for sinks that write each row once.
+    #[must_use]
+    pub fn outbox(&self) -> String {
+        format!("{}.outbox", self.name)
+    }
+
+    /// Whether it tells changes that are cut otherwise when they are told again. Rows of one that keeps nothing are told
+    /// apart by their messages.
+    fn tells_changes(&self) -> bool {
+        self.view.table().is_some() && self.view.schema() != self.view.rows()
+    }
+}
+
 impl SinkPlan {
+    /// Whether it repeats no row of what it reads.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.guarantee == Guarantee::ExactlyOnce
+    }
+
     /// Whether nobody asked for it: the file that takes the rejects that no sink takes.
     #[must_use]
     pub fn is_implicit(&self) -> bool {

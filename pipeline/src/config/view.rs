@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use logdrive_operators::Stage;
+use logdrive_operators::{Stage, View};
 use logdrive_queries::views::{self, Emit, Table, ViewOptions};
 use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{ConfigError, Key, Node, duration};
@@ -90,6 +90,11 @@ pub(super) fn sort(views: &mut Vec<ViewDraft>, errors: &mut Vec<ConfigError>) ->
     Vec::new()
 }
 
+/// Of all that a view's result depends on.
+fn fingerprint(view: &dyn View) -> u64 {
+    view.fingerprints().iter().fold(0, |all: u64, (_, one)| all.rotate_left(1) ^ one)
+}
+
 /// Plans a view over the sources, streams and views whose lanes are known; `planned` are the views before it. `nothing`
 /// if what it reads has an error of its own.
 pub(super) fn plan(
@@ -126,7 +131,8 @@ pub(super) fn plan(
                 let rows = view.map_or_else(|| Arc::clone(&schema), |view| view.view.rows());
                 // What keeps nothing takes nothing back.
                 let changes = view.is_some_and(|view| view.view.table().is_some());
-                tables.push(Table { name, schema: rows, changes });
+                let fingerprint = view.filter(|_| changes).map_or(0, |view| fingerprint(&*view.view));
+                tables.push(Table { name, schema: rows, changes, fingerprint });
                 inputs.push(ViewInput { input, columns: Stage { schema, layout } });
             }
             _ => {

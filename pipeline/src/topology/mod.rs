@@ -17,6 +17,7 @@ mod epochs;
 mod in_flight;
 mod ingest;
 mod late;
+mod outbox;
 mod positions;
 mod queue;
 mod refused;
@@ -136,7 +137,9 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         shutdown: shutdown.clone(),
     };
     let of_detectors = plan.detectors.iter().map(|d| d.detector.operators().len());
-    let n_operators: usize = of_detectors.chain(plan.views.iter().map(|v| v.view.operators().len())).sum();
+    let of_views = plan.views.iter().map(|v| v.view.operators().len());
+    let n_outboxes = (0..plan.views.len()).filter(|view| plan.has_outbox(*view)).count();
+    let n_operators = of_detectors.chain(of_views).sum::<usize>() + n_outboxes;
     let (checkpoints, checkpoint_writer) =
         Checkpoints::open(&data_dir.join("checkpoints"), n_operators, plan.workers, &metrics)
             .map_err(|source| RunError::Connector { component: "checkpoints".into(), source })?;

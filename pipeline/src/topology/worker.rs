@@ -7,7 +7,9 @@ use std::sync::mpsc::TryRecvError;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::SchemaRef;
 use logdrive_connectors::Decoder;
-use logdrive_operators::{BatchStream, Batches, Emit, Stage, Step, WorkerContext};
+use logdrive_operators::{
+    BatchStream, Batches, Beginning, Emit, Stage, Step, ViewInput, ViewOutput, WorkerContext,
+};
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
@@ -17,6 +19,7 @@ use timely::dataflow::operators::{Capability, Concatenate, Probe};
 use timely::dataflow::{ProbeHandle, Scope};
 
 use super::egress;
+use super::outbox::{self, Outbox};
 use super::queue::{Ingest, QueueReceiver};
 use super::runtime::Runtime;
 use crate::config::Input;
@@ -80,14 +83,24 @@ pub(super) fn build<'scope>(
         lanes.insert(Input::Detector(idx), vec![findings]);
         rejects.push(refused);
     }
+    // What goes to sinks that write each row once.
+    let mut held: HashMap<Input, BatchStream<'scope>> = HashMap::new();
+    let mut beginnings: HashMap<Input, Beginning<'scope>> = HashMap::new();
     for (idx, view) in plan.views.iter().enumerate() {
         let inputs = view.inputs.iter().map(|of| {
-            let lanes = inputs_of(&lanes, &[of.input]).into_iter();
-            scope.concatenate(lanes.map(|lane| align(lane, Arc::clone(&of.columns.schema))))
+            let aligned = |lane| align(lane, Arc::clone(&of.columns.schema));
+            let rows = scope.concatenate(inputs_of(&lanes, &[of.input]).into_iter().map(aligned));
+            let beginning = beginnings.get(&of.input).cloned();
+            ViewInput { rows, beginning: beginning.map(|beginning| beginning.map(aligned)) }
         });
-        let (rows, refused) = view.view.attach(inputs.collect(), &worker_cx);
+        let ViewOutput { rows, rejects: refused, beginning } = view.view.attach(inputs.collect(), &worker_cx);
         let rows = followed(&view.name, Input::View(idx), watched(rows), runtime);
+        if plan.has_outbox(idx) {
+            let outbox = Outbox::new(view, &worker_cx);
+            held.insert(Input::View(idx), outbox::attach(outbox, rows.clone(), &worker_cx));
+        }
         lanes.insert(Input::View(idx), vec![rows]);
+        beginnings.extend(beginning.map(|beginning| (Input::View(idx), beginning)));
         rejects.push(counted(&view.name, refused, runtime));
     }
     // Sinks that read rejects are last in the plan: what the others refuse flows into them.
@@ -99,9 +112,12 @@ pub(super) fn build<'scope>(
             let all = scope.concatenate(rejects);
             lanes.insert(Input::Rejects, vec![tapped("rejects", Input::Rejects, all, runtime)]);
         }
-        let inputs = inputs_of(&lanes, &sink.inputs);
-        let mut filtered = Vec::with_capacity(inputs.len());
-        for (input, steps) in inputs.into_iter().zip(&sink.steps) {
+        let inputs = sink.inputs.iter().flat_map(|input| match held.get(input).filter(|_| sink.is_exact()) {
+            Some(changes) => vec![changes.clone()],
+            None => inputs_of(&lanes, &[*input]),
+        });
+        let mut filtered = Vec::with_capacity(sink.steps.len());
+        for (input, steps) in inputs.zip(&sink.steps) {
             if steps.is_empty() {
                 filtered.push(input);
                 continue;

@@ -10,14 +10,16 @@
 //! all workers in the epochs before, so that which rows are late depends on nothing else, and reduces the rows of an
 //! epoch to one row per pane and key. `keep` holds the windows that are open.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::compute::{cast, max};
 use arrow::datatypes::TimestampMicrosecondType;
 use logdrive_operators::flow::{Changes, Counted, Cuts, StateWriter, restored};
-use logdrive_operators::{BatchStream, Batches, WorkerContext};
+use logdrive_operators::{BatchStream, Batches, Beginning, ViewOutput, WorkerContext};
 use logdrive_schemas::Batch;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::StreamVec;
@@ -25,7 +27,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::Broadcast;
-use timely::dataflow::operators::{Capability, InputCapability};
+use timely::dataflow::operators::{Capability, Concat, InputCapability};
 
 use super::container::Part;
 use super::health::Health;
@@ -42,17 +44,19 @@ const CLOCK_EVERY: u64 = 100;
 type BatchOutput = OutputBuilder<u64, NoopBuilder<Batches>>;
 type VecOutput<D> = OutputBuilder<u64, CapacityContainerBuilder<Vec<D>>>;
 
-/// Attaches a view that aggregates: its rows, its rejects, and how far event time has come in it after each epoch.
-/// `health` is that of the view that it is part of, or its own.
+/// Attaches a view that aggregates, and says how far event time has come in it after each epoch. `health` is that of the
+/// view that it is part of, or its own; `goes_on`: with the rows of the checkpoint.
 pub(super) fn attach<'scope>(
     view: &Arc<SqlView>,
     input: BatchStream<'scope>,
     health: &Health,
-) -> (BatchStream<'scope>, BatchStream<'scope>, StreamVec<'scope, u64, i64>) {
+    goes_on: bool,
+) -> (ViewOutput<'scope>, StreamVec<'scope, u64, i64>) {
     let (rows, marks) = mark(input, view, &health.cx);
     let (parts, bars, refused) = gather(rows, marks.broadcast(), view, health);
-    let (rows, failed) = keep(parts, bars.clone(), view, health);
-    (rows, timely::dataflow::operators::Concat::concat(refused, failed), bars)
+    let mut output = keep(parts, bars.clone(), Keeper::new(view, health, goes_on));
+    output.rejects = output.rejects.concat(refused);
+    (output, bars)
 }
 
 /// Attaches a view that takes each row by itself.
@@ -310,30 +314,31 @@ struct Keeper {
     view: Arc<SqlView>,
     health: Health,
     slot: usize,
+    /// Whether it has the rows of the checkpoint.
+    goes_on: bool,
     /// `None` if it could not be set up.
     keep: Option<Keep>,
 }
 
 impl Keeper {
-    fn new(view: &Arc<SqlView>, health: &Health, operator: &str) -> Self {
+    fn new(view: &Arc<SqlView>, health: &Health, goes_on: bool) -> Self {
         let cx = &health.cx;
         let keep = Keep::new(view, cx).and_then(|mut keep| {
-            let stopped = keep.restore(&*cx.checkpoint, operator)?;
-            Ok((keep, stopped))
+            if goes_on {
+                keep.restore(&*cx.checkpoint, &view.operator("keep"))?;
+            }
+            keep.clears = !goes_on;
+            Ok(Some(keep))
         });
-        let keep = match keep {
-            Ok((keep, stopped)) => {
-                if stopped {
-                    health.stop_again();
-                }
-                Some(keep)
-            }
-            Err(error) => {
-                health.stop(&crate::compiler::readable(&error));
-                None
-            }
-        };
-        Self { view: Arc::clone(view), health: health.clone(), slot: health.slot(), keep }
+        let (view, keep) = (Arc::clone(view), health.check(keep));
+        Self { view, health: health.clone(), slot: health.slot(), goes_on, keep }
+    }
+
+    /// What the view begins with, for readers of changes.
+    fn beginning(&mut self) -> Batches {
+        let Self { health, keep: Some(keep), .. } = self else { return Batches::default() };
+        let rows = keep.snapshot().and_then(|rows| keep.rows.shape.beginning(&rows.told));
+        health.check(rows)
     }
 
     fn epoch(&mut self, epoch: u64, parts: Vec<Part>, bar: Option<i64>) -> Emitted {
@@ -389,24 +394,31 @@ impl Keeper {
 fn keep<'scope>(
     parts: StreamVec<'scope, u64, Part>,
     bars: StreamVec<'scope, u64, i64>,
-    view: &Arc<SqlView>,
-    health: &Health,
-) -> (BatchStream<'scope>, BatchStream<'scope>) {
-    let operator = view.operator("keep");
-    let mut keeper = Keeper::new(view, health, &operator);
-    let mut cuts = Cuts::new(operator.clone(), &health.cx);
+    mut keeper: Keeper,
+) -> ViewOutput<'scope> {
+    let operator = keeper.view.operator("keep");
+    let mut cuts = Cuts::new(operator.clone(), &keeper.health.cx);
+    let (is_wanted, is_new) = (Rc::<Cell<bool>>::default(), !keeper.goes_on);
 
     let mut builder = OperatorBuilder::new(operator, parts.scope());
     let mut parts = builder.new_input(parts, Exchange::new(|part: &Part| part.worker));
     let mut bars = builder.new_input(bars, Pipeline);
     let (rows_out, rows) = builder.new_output::<Batches>();
     let (failed_out, failed) = builder.new_output::<Batches>();
+    let (beginning_out, beginning) = builder.new_output::<Batches>();
     let (mut rows_out, mut failed_out) = (BatchOutput::from(rows_out), BatchOutput::from(failed_out));
-    builder.build(move |capabilities| {
+    let mut beginning_out = BatchOutput::from(beginning_out);
+    let beginning = Beginning::new(beginning, &is_wanted, is_new);
+    builder.build(move |mut capabilities| {
+        let mut beginning_at = capabilities.pop();
         drop(capabilities);
         let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
         move |frontiers| {
             let (mut rows_out, mut failed_out) = (rows_out.activate(), failed_out.activate());
+            if let Some(at) = beginning_at.take().filter(|_| is_wanted.get()) {
+                let mut rows = keeper.beginning();
+                beginning_out.activate().session_with_builder(&at).give_container(&mut rows);
+            }
             parts.for_each(|capability, parts| {
                 let pending = pending.entry(*capability.time()).or_insert_with(|| Pending::at(&capability));
                 pending.parts.append(parts);
@@ -421,7 +433,7 @@ fn keep<'scope>(
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
-                cuts.pass_changes(epoch, || keeper.changes());
+                cuts.pass_changes(epoch, |_| keeper.changes());
                 keeper.answer(epoch);
                 let Pending { rows_at, failed_at, parts, bar } = entry.remove();
                 let Emitted { rows, failed } = keeper.epoch(epoch, parts, bar);
@@ -433,10 +445,10 @@ fn keep<'scope>(
                 }
             }
             if let Some(frontier) = frontier {
-                cuts.pass_changes(frontier, || keeper.changes());
+                cuts.pass_changes(frontier, |_| keeper.changes());
             }
             keeper.answer(frontier.unwrap_or(u64::MAX));
         }
     });
-    (rows, failed)
+    ViewOutput { rows, rejects: failed, beginning: Some(beginning) }
 }

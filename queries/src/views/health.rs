@@ -51,11 +51,6 @@ impl Health {
         })
     }
 
-    /// Stops the view because an earlier process had.
-    pub(super) fn stop_again(&self) {
-        self.stop("it had stopped before; a larger `max_bytes`, or another query, starts it anew");
-    }
-
     pub(super) fn stop(&self, reason: &str) {
         if !self.stopped.swap(true, Ordering::AcqRel) {
             self.cx.counters.view_stopped(&self.name, reason);

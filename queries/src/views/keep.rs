@@ -46,12 +46,14 @@ pub(super) struct Keep {
     pub(super) view: Arc<SqlView>,
     pub(super) spec: Arc<Spec>,
     pub(super) cx: WorkerContext,
-    rows: Rows,
+    pub(super) rows: Rows,
     pub(super) grouping: Grouping,
     pub(super) open: Open,
     pub(super) closed: Closed,
     /// Windows that the checkpoint has, and that are no longer open.
     pub(super) gone: Vec<i64>,
+    /// What an earlier view has in the checkpoint does not count any more.
+    pub(super) clears: bool,
     /// The watermark at the end of the epochs that are complete.
     pub(super) watermark: i64,
 }
@@ -79,6 +81,7 @@ impl Keep {
             open,
             closed: Closed::default(),
             gone: Vec::new(),
+            clears: false,
             watermark: i64::MIN,
         })
     }

@@ -17,6 +17,7 @@ mod log;
 mod lower;
 mod narrow;
 mod output;
+mod past;
 mod saved;
 mod scatter;
 mod sessions;
@@ -34,13 +35,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
+use logdrive_operators::{CompileError, View, ViewInput, ViewOutput, WorkerContext};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::delta::DeltaView;
 use self::health::Health;
 pub use self::narrow::Narrow;
 pub use self::output::{CHANGE, EPOCH, with_change};
+use self::past::Past;
 use self::spec::{Spec, Stage};
 pub use self::sql::Table;
 use self::watermark::Watermark;
@@ -273,20 +275,17 @@ impl View for SqlView {
         text
     }
 
-    fn attach<'scope>(
-        &self,
-        mut inputs: Vec<BatchStream<'scope>>,
-        cx: &WorkerContext,
-    ) -> (BatchStream<'scope>, BatchStream<'scope>) {
-        let view = Arc::new(self.clone());
-        let input = inputs.swap_remove(0);
-        match self.spec.aggregation {
-            Some(_) => {
-                let (rows, rejects, _) = flow::attach(&view, input, &self.health(cx));
-                (rows, rejects)
-            }
-            None => flow::attach_pass(&view, input, self.health(cx)),
+    fn attach<'scope>(&self, mut inputs: Vec<ViewInput<'scope>>, cx: &WorkerContext) -> ViewOutput<'scope> {
+        let (view, health) = (Arc::new(self.clone()), self.health(cx));
+        // What keeps its result is read by the other engine.
+        let input = inputs.swap_remove(0).rows;
+        if self.spec.aggregation.is_none() {
+            let (rows, rejects) = flow::attach_pass(&view, input, health);
+            return ViewOutput { rows, rejects, beginning: None };
         }
+        let past = Past::of([(self.operator("keep"), self.fingerprint)], self.options.max_bytes, cx);
+        past.stop_again(&health);
+        flow::attach(&view, input, &health, past == Past::Rows).0
     }
 }
 

@@ -34,7 +34,12 @@ impl Narrow {
             at: None,
         };
         let spec = on_large_stack(|| {
-            let inputs = [Table { name: table.to_owned(), schema: Arc::clone(schema), changes: false }];
+            let inputs = [Table {
+                name: table.to_owned(),
+                schema: Arc::clone(schema),
+                changes: false,
+                fingerprint: 0,
+            }];
             let planned = sql::plan(query, &inputs)?;
             if !planned.is_plain(&inputs) {
                 return Err(refused(MORE));

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::json::LineDelimitedWriter;
 use datafusion::common::Result;
 use datafusion::common::hash_utils::{QualityRandomState, create_hashes};
+use logdrive_operators::Batches;
 use logdrive_schemas::chunk::Partition;
 use logdrive_schemas::{Batch, Epoch, Layout, Origin, reject};
 
@@ -59,13 +60,25 @@ pub(super) fn hashes(keys: &[ArrayRef], n_rows: usize) -> Result<Vec<u64>> {
 pub(super) struct Shape {
     view: Arc<str>,
     schema: SchemaRef,
+    tells_changes: bool,
 }
 
 impl Shape {
     /// The rows of `view`, whose query has the columns `schema`.
     pub(super) fn new(view: &Arc<str>, schema: &SchemaRef, tells_changes: bool) -> Self {
         let schema = if tells_changes { with_change(schema) } else { Arc::clone(schema) };
-        Self { view: Arc::clone(view), schema }
+        Self { view: Arc::clone(view), schema, tells_changes }
+    }
+
+    /// Rows that are there when the view begins.
+    pub(super) fn beginning(&self, rows: &[RecordBatch]) -> Result<Batches> {
+        let told = if self.tells_changes { Told::Insert(0) } else { Told::Final };
+        let mut batches = Batches::default();
+        for rows in rows {
+            let ids = (0..rows.num_rows() as u64).collect();
+            batches.0.extend(self.batch(self.complete(rows, told)?, &[], ids, 0, 0));
+        }
+        Ok(batches)
     }
 
     /// A batch of rows; `originals` are empty unless given.
@@ -109,7 +122,7 @@ impl Shape {
 #[derive(Debug)]
 pub(super) struct Rows {
     spec: Arc<Spec>,
-    shape: Shape,
+    pub(super) shape: Shape,
 }
 
 impl Rows {

@@ -9,12 +9,13 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
 use logdrive_operators::Checkpoint;
-use logdrive_operators::flow::{Changes, StateWriter, TableChange, restored, shard_of, shards_of};
+use logdrive_operators::flow::{Changes, TableChange, restored, shard_of, shards_of};
 
 use super::container::tidy;
 use super::keep::{Keep, Open, by_pane};
 use super::log::pane_column;
 use super::output::hashes;
+use super::past::Past;
 use super::sessions::Sessions;
 use super::spec::Aggregation;
 
@@ -91,6 +92,9 @@ impl Keep {
             let columns = columns.chain(rows.columns().iter().map(Arc::clone)).collect();
             closed.rows.push(RecordBatch::try_new(Arc::clone(&closed.schema), columns)?);
         }
+        if std::mem::take(&mut self.clears) {
+            (open.cleared, closed.cleared) = (true, true);
+        }
         let tables = [open, closed].into_iter().filter(|table| !table.is_empty()).collect();
         Ok(Changes { tables, ..self.nothing(false) })
     }
@@ -115,26 +119,19 @@ impl Keep {
     }
 
     fn state(&self, stopped: bool) -> Vec<u8> {
-        let mut writer = StateWriter::new(self.view.fingerprint, &self.cx);
-        writer.u64(u64::from(stopped));
-        writer.u64(self.view.options.max_bytes);
+        let mut writer = Past::write(self.view.fingerprint, stopped, self.view.options.max_bytes, &self.cx);
         writer.i64(self.watermark);
         writer.finish()
     }
 
-    /// Takes from a checkpoint what this worker is responsible for. True if the view had stopped, and has no higher
-    /// limit now.
-    pub(super) fn restore(&mut self, checkpoint: &dyn Checkpoint, operator: &str) -> Result<bool> {
+    /// Takes from a checkpoint what this worker is responsible for.
+    pub(super) fn restore(&mut self, checkpoint: &dyn Checkpoint, operator: &str) -> Result<()> {
         let spec = Arc::clone(&self.spec);
-        let Some(aggregation) = &spec.aggregation else { return Ok(false) };
-        let mut stopped = false;
+        let Some(aggregation) = &spec.aggregation else { return Ok(()) };
         for (_, _, mut state) in restored(&checkpoint.restored(operator), self.view.fingerprint) {
-            let (Some(is_stopped), Some(limit)) = (state.u64(), state.u64()) else { continue };
-            if is_stopped == 1 {
-                stopped |= self.view.options.max_bytes <= limit;
-            } else if let Some(watermark) = state.i64() {
-                self.watermark = self.watermark.max(watermark);
-            }
+            // Whether it had stopped, and its limit: it had not.
+            let _ = (state.u64(), state.u64());
+            self.watermark = self.watermark.max(state.i64().unwrap_or(i64::MIN));
         }
         let (fingerprint, shards) = (self.view.fingerprint, self.shards());
         let rows_of = |table| checkpoint.restored_rows(operator, fingerprint, table, shards.clone());
@@ -164,7 +161,7 @@ impl Keep {
             closed.insert(window, vec![rows]);
         }
         self.closed.restore(closed);
-        Ok(stopped)
+        Ok(())
     }
 }
 

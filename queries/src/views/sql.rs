@@ -43,6 +43,8 @@ pub struct Table {
     pub schema: SchemaRef,
     /// Whether its rows say what they change, as those of a view do.
     pub changes: bool,
+    /// Of what computes it, if it keeps its result: another one is another result, and views over it begin anew.
+    pub fingerprint: u64,
 }
 
 /// A query as DataFusion understands it, before it is optimised.

@@ -329,7 +329,7 @@ pub(super) fn attach<'scope>(
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
-                cuts.pass_changes(epoch, || live.changes(&cx));
+                cuts.pass_changes(epoch, |_| live.changes(&cx));
                 let Open { changes_at, bar_at, events } = entry.remove();
                 bars_out.session(&bar_at).give(live.bar());
                 let done = live.epoch(epoch, events, &mut changes);
@@ -344,7 +344,7 @@ pub(super) fn attach<'scope>(
                 cx.counters.state_rows(name, cx.index, live.n_rows);
             }
             if let Some(frontier) = frontier {
-                cuts.pass_changes(frontier, || live.changes(&cx));
+                cuts.pass_changes(frontier, |_| live.changes(&cx));
             }
         }
     });

@@ -8,10 +8,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt16Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::Result;
 use differential_dataflow::AsCollection;
-use logdrive_operators::Checkpoint;
-use logdrive_operators::flow::{
-    Changes, Cuts, StateWriter, TableChange, restored, shard_of, shards_of, worker_of,
-};
+use logdrive_operators::flow::{Changes, Cuts, TableChange, restored, shard_of, shards_of, worker_of};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -21,6 +18,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::health::Health;
+use super::super::past::Past;
 use super::DeltaView;
 use super::arranged::SEED;
 use super::codec::{Codec, Row};
@@ -43,37 +41,6 @@ pub(super) struct Coming {
 /// The shard of a row.
 fn shard(row: &[u8]) -> u16 {
     shard_of(xxh3_64_with_seed(row, SEED))
-}
-
-/// What a checkpoint has of a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Past {
-    /// Nothing.
-    None,
-    /// It had stopped; whether it stays so.
-    Stopped(bool),
-    /// The rows that were in.
-    Rows,
-}
-
-impl Past {
-    /// Of all leaves together: the rows of some only are not those of the view.
-    pub(super) fn of(view: &DeltaView, checkpoint: &dyn Checkpoint) -> Self {
-        let mut past = Self::None;
-        for idx in 0..view.leaves.len() {
-            let states = checkpoint.restored(&view.operator("leaf", idx));
-            for (_, _, mut state) in restored(&states, view.fingerprint) {
-                let (Some(stopped), Some(limit)) = (state.u64(), state.u64()) else { continue };
-                let stays = stopped == 1 && view.options.max_bytes <= limit;
-                past = match past {
-                    Self::Stopped(stayed) => Self::Stopped(stayed || stays),
-                    _ if stopped == 1 => Self::Stopped(stays),
-                    _ => Self::Rows,
-                };
-            }
-        }
-        past
-    }
 }
 
 /// Keeps the rows of a leaf on one worker.
@@ -123,6 +90,7 @@ impl Keeper {
     fn restore(&mut self) -> Result<()> {
         let checkpoint = Arc::clone(&self.health.cx.checkpoint);
         for (_, _, mut state) in restored(&checkpoint.restored(&self.operator), self.fingerprint) {
+            // Whether the view had stopped, and its limit: it had not.
             let _ = (state.u64(), state.u64());
             self.passed = self.passed.max(state.u64().unwrap_or(0));
         }
@@ -160,9 +128,8 @@ impl Keeper {
     }
 
     fn nothing(&self) -> Changes {
-        let mut writer = StateWriter::new(self.fingerprint, &self.health.cx);
-        writer.u64(u64::from(self.health.is_stopped()));
-        writer.u64(self.max_bytes);
+        let Health { cx, .. } = &self.health;
+        let mut writer = Past::write(self.fingerprint, self.health.is_stopped(), self.max_bytes, cx);
         writer.u64(self.passed);
         Changes {
             fingerprint: self.fingerprint,
@@ -279,7 +246,7 @@ pub(super) fn attach<'scope>(
                 while next <= to && next < u64::MAX {
                     keeper.passed = next - 1;
                     keeper.kept.pass_time(next - 1, floor, out);
-                    cuts.pass_changes(next, || keeper.changes());
+                    cuts.pass_changes(next, |_| keeper.changes());
                     next = keeper.health.cx.checkpoint.next_cut(next + 1).max(next + 1);
                 }
                 next_cut = Some(next);

@@ -30,18 +30,19 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use logdrive_operators::{BatchStream, CompileError, View, WorkerContext};
-use timely::dataflow::operators::Concatenate;
+use logdrive_operators::{Beginning, CompileError, View, ViewInput, ViewOutput, WorkerContext};
 use timely::dataflow::operators::generic::operator::empty;
+use timely::dataflow::operators::{Concat, Concatenate};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::codec::Codec;
-use self::keeper::{Keeper, Past};
+use self::keeper::Keeper;
 use self::leaf::Entrance;
 use self::plan::{Leaf, Node};
 use self::render::Renderer;
 use super::health::Health;
 use super::output::{Shape, with_change};
+use super::past::Past;
 use super::{Emit, Table, ViewOptions, flow};
 
 /// A view by differential dataflow.
@@ -90,10 +91,16 @@ impl DeltaView {
             ));
         }
         let operators = spec.explain();
-        let fingerprint = xxh3_64(format!("{}\n{operators}", spec.plan).as_bytes());
+        let read: Vec<u64> = tables.iter().map(|table| table.fingerprint).collect();
+        let fingerprint = xxh3_64(format!("{}\n{operators}\n{read:?}", spec.plan).as_bytes());
+        let mut leaves = spec.leaves;
+        for pane in leaves.iter_mut().filter_map(|leaf| leaf.pane.as_mut()) {
+            // Its state is that of the view: it tells changes of rows that the view has.
+            Arc::make_mut(pane).fingerprint ^= fingerprint;
+        }
         Ok(Self {
             options,
-            leaves: Arc::new(spec.leaves),
+            leaves: Arc::new(leaves),
             root: spec.root,
             plan: spec.plan,
             n_inputs: tables.len(),
@@ -108,25 +115,35 @@ impl DeltaView {
         format!("{}.{part}{leaf}", self.options.name)
     }
 
-    fn build<'scope>(
-        &self,
-        inputs: &[BatchStream<'scope>],
-        health: &Health,
-    ) -> Result<(BatchStream<'scope>, BatchStream<'scope>)> {
-        let scope = inputs[0].scope();
+    /// What the checkpoint has of it.
+    fn past(&self, cx: &WorkerContext) -> Past {
+        let keepers = self.leaves.iter().enumerate().flat_map(|(idx, leaf)| {
+            let pane = leaf.pane.as_ref().map(|pane| (pane.operator("keep"), pane.fingerprint));
+            pane.into_iter().chain([(self.operator("leaf", idx), self.fingerprint)])
+        });
+        Past::of(keepers, self.options.max_bytes, cx)
+    }
+
+    fn build<'scope>(&self, inputs: &[ViewInput<'scope>], health: &Health) -> Result<ViewOutput<'scope>> {
+        let scope = inputs[0].rows.scope();
         let (mut leaves, mut rejects) = (Vec::new(), Vec::new());
-        let past = Past::of(self, &*health.cx.checkpoint);
-        if past == Past::Stopped(true) {
-            health.stop_again();
-        }
-        let goes_on = past == Past::Rows;
+        let past = self.past(&health.cx);
+        past.stop_again(health);
+        // The rows of a view that begins anew are others than those that are kept here.
+        let is_outdated = inputs.iter().filter_map(|input| input.beginning.as_ref()).any(Beginning::is_new);
+        let goes_on = past == Past::Rows && !is_outdated;
+        let rows_of = |input: &ViewInput<'scope>| match &input.beginning {
+            Some(beginning) if !goes_on => input.rows.clone().concat(beginning.rows()),
+            _ => input.rows.clone(),
+        };
+        let inputs: Vec<_> = inputs.iter().map(rows_of).collect();
         for (idx, leaf) in self.leaves.iter().enumerate() {
             let input = inputs[leaf.input].clone();
             let (input, bars) = match &leaf.pane {
                 Some(pane) => {
-                    let (rows, refused, bars) = flow::attach(pane, input, health);
-                    rejects.push(refused);
-                    (rows, bars)
+                    let (output, bars) = flow::attach(pane, input, health, goes_on);
+                    rejects.push(output.rejects);
+                    (output.rows, bars)
                 }
                 None => (input, empty(scope)),
             };
@@ -138,8 +155,9 @@ impl DeltaView {
         let rows = renderer.node(&self.root)?;
         rejects.append(&mut renderer.rejects);
         let shape = Shape::new(&self.options.name, &self.root.schema, true);
-        let rows = result::attach(rows, Codec::new(&self.root.schema)?, shape, goes_on, health);
-        Ok((rows, scope.concatenate(rejects)))
+        let codec = Codec::new(&self.root.schema)?;
+        let (rows, beginning) = result::attach(rows, codec, shape, goes_on, health);
+        Ok(ViewOutput { rows, rejects: scope.concatenate(rejects), beginning: Some(beginning) })
     }
 }
 
@@ -199,17 +217,13 @@ impl View for DeltaView {
         text
     }
 
-    fn attach<'scope>(
-        &self,
-        inputs: Vec<BatchStream<'scope>>,
-        cx: &WorkerContext,
-    ) -> (BatchStream<'scope>, BatchStream<'scope>) {
+    fn attach<'scope>(&self, inputs: Vec<ViewInput<'scope>>, cx: &WorkerContext) -> ViewOutput<'scope> {
         let options = &self.options;
         let health = Health::new(&options.name, &self.stopped, options.max_bytes, cx);
         self.build(&inputs, &health).unwrap_or_else(|error| {
             health.stop(&crate::compiler::readable(&error));
-            let scope = inputs[0].scope();
-            (empty(scope), empty(scope))
+            let scope = inputs[0].rows.scope();
+            ViewOutput { rows: empty(scope), rejects: empty(scope), beginning: None }
         })
     }
 }

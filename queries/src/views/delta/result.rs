@@ -1,10 +1,12 @@
 //! Where rows leave: the changes of each epoch as batches, and the view as a table, for those who read it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use arrow::array::RecordBatch;
 use datafusion::common::Result;
-use logdrive_operators::{BatchStream, Batches, ViewRows};
+use logdrive_operators::{BatchStream, Batches, Beginning, ViewRows};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
@@ -92,26 +94,38 @@ impl Table {
     }
 }
 
-/// Attaches the end of a view. If it `is_restored`, what comes at time zero was told before the crash.
+/// Attaches the end of a view. If it `goes_on`, what comes at time zero was told before the crash, and is what views over
+/// it begin with.
 pub(super) fn attach<'scope>(
     rows: Rows<'scope, u64>,
     codec: Codec,
     shape: Shape,
-    is_restored: bool,
+    goes_on: bool,
     health: &Health,
-) -> BatchStream<'scope> {
+) -> (BatchStream<'scope>, Beginning<'scope>) {
     let (health, slot) = (health.clone(), health.slot());
     let mut table = Table { codec, shape, rows: HashMap::new(), n_bytes: 0 };
     let mut builder = OperatorBuilder::new(format!("{}.result", health.name), rows.inner.scope());
     let by_row = Exchange::new(|(row, ..): &(Row, u64, isize)| xxh3_64_with_seed(row, SEED));
     let mut input = builder.new_input(rows.inner, by_row);
     let (output, stream) = builder.new_output::<Batches>();
+    let (beginning_out, beginning) = builder.new_output::<Batches>();
     let mut output = OutputBuilder::<u64, NoopBuilder<Batches>>::from(output);
-    builder.build(move |capabilities| {
+    let mut beginning_out = OutputBuilder::<u64, NoopBuilder<Batches>>::from(beginning_out);
+    let is_wanted = Rc::<Cell<bool>>::default();
+    let beginning = Beginning::new(beginning, &is_wanted, !goes_on);
+    builder.build(move |mut capabilities| {
+        let mut beginning_at = capabilities.pop();
         drop(capabilities);
         let mut pending: BTreeMap<u64, (Capability<u64>, Vec<(Row, isize)>)> = BTreeMap::new();
         move |frontiers| {
             let mut output = output.activate();
+            let mut begin = |table: &Table, health: &Health| {
+                let Some(at) = beginning_at.take().filter(|_| goes_on && is_wanted.get()) else { return };
+                let rows = table.snapshot().and_then(|rows| table.shape.beginning(&rows));
+                let mut rows = health.check(rows);
+                beginning_out.activate().session_with_builder(&at).give_container(&mut rows);
+            };
             input.for_each(|capability, updates| {
                 for (row, time, diff) in updates.drain(..) {
                     let at = || (capability.delayed(&time, 0), Vec::new());
@@ -124,10 +138,13 @@ pub(super) fn attach<'scope>(
                 if frontier.is_some_and(|frontier| frontier <= epoch) {
                     break;
                 }
+                if epoch > 0 {
+                    begin(&table, &health);
+                }
                 table.answer(epoch, &health);
                 let (capability, changes) = entry.remove();
                 let changes = table.apply(changes);
-                if health.is_stopped() || changes.is_empty() || (epoch == 0 && is_restored) {
+                if health.is_stopped() || changes.is_empty() || (epoch == 0 && goes_on) {
                     continue;
                 }
                 // Zero is before all time: what is so from the beginning is told as soon as it is known when that is.
@@ -140,9 +157,12 @@ pub(super) fn attach<'scope>(
                     output.session_with_builder(&capability).give_container(&mut batches);
                 }
             }
+            if frontier.is_none_or(|frontier| frontier > 0) {
+                begin(&table, &health);
+            }
             health.charge(slot, table.rows.len(), table.n_bytes);
             table.answer(frontier.unwrap_or(u64::MAX), &health);
         }
     });
-    stream
+    (stream, beginning)
 }

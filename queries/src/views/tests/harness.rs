@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use arrow::array::RecordBatch;
 use logdrive_operators::flow::{Changes, TablesInMemory};
 use logdrive_operators::{
-    Batches, Checkpoint, DetectorCounters, Lifecycle, Snapshots, View, ViewOutcome, ViewRows, WorkerContext,
+    Batches, Checkpoint, DetectorCounters, Lifecycle, Snapshots, View, ViewInput, ViewOutcome, ViewOutput,
+    ViewRows, WorkerContext,
 };
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
@@ -188,7 +189,8 @@ impl Run<'_> {
                 snapshots: Arc::<Shared>::clone(&runtime) as _,
             };
             worker.dataflow::<u64, _, _>(|scope| {
-                let (rows, rejects) = view.attach(vec![scope.input_from(&mut input)], &cx);
+                let read = ViewInput { rows: scope.input_from(&mut input), beginning: None };
+                let ViewOutput { rows, rejects, .. } = view.attach(vec![read], &cx);
                 let (of_rows, of_rejects) = (Arc::clone(&runtime), Arc::clone(&runtime));
                 rows.inspect_container(move |event| {
                     if let Ok((epoch, batches)) = event {

@@ -2,6 +2,7 @@
 
 mod delta;
 mod harness;
+mod later;
 mod reference;
 mod state;
 
@@ -43,7 +44,7 @@ fn schema() -> SchemaRef {
 }
 
 fn events() -> Table {
-    Table { name: "events".into(), schema: schema(), changes: false }
+    Table { name: "events".into(), schema: schema(), changes: false, fingerprint: 0 }
 }
 
 fn options(emit: Emit) -> ViewOptions {

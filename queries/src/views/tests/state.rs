@@ -3,7 +3,7 @@
 use super::*;
 
 /// Rows in epochs of their own, two seconds apart, so that there are cuts between them.
-fn spaced(rows: &[Vec<Row>], first_epoch: u64, first_offset: u64) -> Epochs {
+pub(super) fn spaced(rows: &[Vec<Row>], first_epoch: u64, first_offset: u64) -> Epochs {
     let mut epochs = Epochs::new();
     let mut offset = first_offset;
     for (n, rows) in rows.iter().enumerate() {
@@ -17,7 +17,11 @@ fn spaced(rows: &[Vec<Row>], first_epoch: u64, first_offset: u64) -> Epochs {
     epochs
 }
 
-fn run<'a>(view: &'a Arc<dyn View>, workers: usize, restored: Option<(&'a Outcome, u64)>) -> Run<'a> {
+pub(super) fn run<'a>(
+    view: &'a Arc<dyn View>,
+    workers: usize,
+    restored: Option<(&'a Outcome, u64)>,
+) -> Run<'a> {
     Run { view, workers, crashes: true, restored, read_at: None }
 }
 
