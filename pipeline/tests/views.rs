@@ -327,4 +327,7 @@ sinks:
     pipeline.stop();
     let planned = lab.succeed(&["plan", "pipeline.yaml"]);
     assert!(planned.contains("view sum: keeps its state"), "{planned}");
+    let inspected = lab.succeed(&["checkpoint", "inspect", "data"]);
+    let of_leaf = inspected.split("operator sum.leaf0").nth(1).unwrap_or_default();
+    assert!(of_leaf.contains("table rows  by key  3 rows"), "{inspected}");
 }

@@ -107,7 +107,7 @@ pub struct Stateful {
 pub enum Outcome {
     /// It goes on with what it has.
     Keeps,
-    /// What it has is of another query, and is dropped: it starts empty.
+    /// What it has is of another query, its own or one that it reads, and is dropped: it begins anew.
     Rebuilt,
     /// It has nothing yet.
     New,
