@@ -41,7 +41,8 @@ pub trait Sink: Send {
     async fn connect(&mut self) -> Result<(), ConnectorError>;
 
     /// Accepts a batch; `Ok` means accepted, **not** durable. Returns the rows that can never be delivered, as a
-    /// batch of the `rejects` stream.
+    /// batch of the `rejects` stream. A row that was refused is refused again when it comes again, also by a sink that
+    /// knows how far it has come: the process may have crashed before its reject arrived.
     async fn write(&mut self, batch: &Batch) -> Result<Option<Batch>, ConnectorError>;
 
     /// Makes every accepted batch of epochs up to and including `upto` survive a crash. Acknowledgement rests on

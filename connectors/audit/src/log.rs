@@ -153,16 +153,21 @@ impl Log {
     /// # Errors
     /// `Body` or `Large`, with the log as it was; `Storage`, after which every call fails.
     pub fn append(&mut self, kind: &str, id: &str, body: &[u8]) -> Result<u64, AuditError> {
-        let body = canonicalise(body)?;
-        if ENTRY_BYTES_MAX < body.len() + id.len() + kind.len() {
-            return Err(AuditError::Large(body.len()));
-        }
+        let body = checked(kind, id, body)?;
         let now = (self.clock)();
         let back = self.current.time.saturating_sub(now);
         if CLOCK_TOLERANCE < back && 0 < self.current.range.size() {
             self.add("clock.step", "", &format!("{{\"back_us\":{back}}}"), now)?;
         }
         self.add(kind, id, &body, now)
+    }
+
+    /// Whether an entry could be added, which depends on nothing but itself.
+    ///
+    /// # Errors
+    /// `Body` or `Large`, as [`Self::append`] has them.
+    pub fn check(kind: &str, id: &str, body: &[u8]) -> Result<(), AuditError> {
+        checked(kind, id, body).map(drop)
     }
 
     fn add(&mut self, kind: &str, id: &str, body: &str, time: i64) -> Result<u64, AuditError> {
@@ -384,4 +389,13 @@ fn take_lock(dir: &Path) -> Result<File, AuditError> {
 fn now_micros() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The body as it is stored, if it can be.
+fn checked(kind: &str, id: &str, body: &[u8]) -> Result<String, AuditError> {
+    let body = canonicalise(body)?;
+    if ENTRY_BYTES_MAX < body.len() + id.len() + kind.len() {
+        return Err(AuditError::Large(body.len()));
+    }
+    Ok(body)
 }
