@@ -4,15 +4,17 @@
 //! Epochs grow with offsets: within a partition a later message never has an earlier epoch. Exactly-once sinks rest
 //! on that (see ARCHITECTURE.md).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arrow::array::{Array as _, StructArray};
 use logdrive_connectors::{Budget, ConnectorError, Metrics, Source};
-use logdrive_schemas::{Chunk, Epoch, Position};
+use logdrive_schemas::{Chunk, Epoch, Partition, Position};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::epochs::Epochs;
 use super::in_flight::{InFlight, Progress};
@@ -39,6 +41,8 @@ pub(super) struct IngestTask {
     pub(super) progress: Progress,
     pub(super) positions: Positions,
     pub(super) in_flight: InFlight,
+    /// Per partition, the offset behind what was sent to the workers.
+    pub(super) sent: HashMap<Partition, u64>,
     pub(super) metrics: Arc<Metrics>,
     /// Cancelled when the pipeline is to stop.
     pub(super) shutdown: CancellationToken,
@@ -111,10 +115,12 @@ impl IngestTask {
                 self.in_flight.push(epoch, chunk.end(), chunk.bytes() as u64);
                 self.show_credits();
                 self.checkpoints.sent(&self.name, chunk.end(), epoch);
-                if !self.queues[next_worker].send(Ingest::Chunk(epoch, chunk)) {
-                    return Ok(Ended::Aborted);
+                if !chunk.messages.is_empty() {
+                    if !self.queues[next_worker].send(Ingest::Chunk(epoch, chunk)) {
+                        return Ok(Ended::Aborted);
+                    }
+                    next_worker = (next_worker + 1) % self.queues.len();
                 }
-                next_worker = (next_worker + 1) % self.queues.len();
             }
             tokio::select! {
                 biased;
@@ -129,7 +135,7 @@ impl IngestTask {
                     self.take_back().await?;
                 }
                 received = self.source.recv(budget), if pending.is_none() => match received {
-                    Ok(chunk) => pending = Some(chunk),
+                    Ok(chunk) => pending = Some(self.without_repetitions(chunk)),
                     Err(ConnectorError::End) => return Ok(Ended::Drained),
                     Err(e @ (ConnectorError::Refused { .. } | ConnectorError::Storage { .. })) => return Err(e),
                     Err(error) => {
@@ -141,6 +147,22 @@ impl IngestTask {
                 },
             }
         }
+    }
+
+    /// A source that was interrupted may be read again from what is delivered. What is on its way already stays out;
+    /// where the chunk ends may be committed once that has arrived.
+    fn without_repetitions(&mut self, mut chunk: Chunk) -> Chunk {
+        let sent = self.sent.entry(chunk.partition).or_default();
+        let n_repeated = chunk.offsets.partition_point(|offset| offset < sent);
+        *sent = chunk.next_offset.max(*sent);
+        if 0 < n_repeated {
+            debug!(source = %self.name, n_repeated, "Messages came again.");
+            chunk.messages.drain(..n_repeated);
+            chunk.offsets.drain(..n_repeated);
+            let rest = |attributes: StructArray| attributes.slice(n_repeated, attributes.len() - n_repeated);
+            chunk.attributes = chunk.attributes.map(rest);
+        }
+        chunk
     }
 
     /// Waits until everything in flight is delivered. Epochs go on, or nothing would ever be complete.

@@ -235,6 +235,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
             },
             positions,
             in_flight: in_flight::InFlight::new(limits),
+            sent: HashMap::new(),
             metrics: Arc::clone(&metrics),
             shutdown: shutdown.clone(),
             n_active: Arc::clone(&n_active),
