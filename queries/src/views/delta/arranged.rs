@@ -57,11 +57,11 @@ pub(super) fn arrange<'scope, T: Time>(rows: Keyed<'scope, T>, name: &str) -> By
 pub(super) fn reduce<'scope, T: Time>(
     input: ByKey<'scope, T>,
     name: &str,
-    mut logic: impl FnMut(&[(&Row, isize)], &mut Vec<(Row, isize)>) + 'static,
+    mut logic: impl FnMut(&Row, &[(&Row, isize)], &mut Vec<(Row, isize)>) + 'static,
 ) -> ByKey<'scope, T> {
     input.reduce_abelian::<_, ValBuilder<Row, Row, T, isize>, ValSpine<Row, Row, T, isize>, _, _>(
         name,
-        move |_, rows, out| logic(rows, out),
+        move |key, rows, out| logic(key, rows, out),
         |buffer, key, updates| {
             buffer.clear();
             buffer.extend(updates.drain(..).map(|(row, time, diff)| ((key.clone(), row), time, diff)));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::Result;
@@ -23,7 +24,16 @@ pub(super) struct Codec {
 
 impl Codec {
     pub(super) fn new(schema: &SchemaRef) -> Result<Self> {
-        Ok(Self { schema: Arc::clone(schema), converter: RowConverter::new(sort_fields(schema))? })
+        Self::ordered(schema, &[])
+    }
+
+    /// Bytes that compare as the rows do by the first columns, with `options` of them, then by the others.
+    pub(super) fn ordered(schema: &SchemaRef, options: &[SortOptions]) -> Result<Self> {
+        let mut fields = sort_fields(schema);
+        for (field, (options, column)) in fields.iter_mut().zip(options.iter().zip(schema.fields())) {
+            *field = SortField::new_with_options(column.data_type().clone(), *options);
+        }
+        Ok(Self { schema: Arc::clone(schema), converter: RowConverter::new(fields)? })
     }
 
     /// Whether rows with such columns have a form as bytes.

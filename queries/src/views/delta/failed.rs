@@ -30,14 +30,6 @@ pub(super) fn good(row: &[u8]) -> Row {
     [&[GOOD], row].concat()
 }
 
-/// What [`good`] or [`bad`] made for a key: a row's bytes go behind those of the key.
-pub(super) fn behind(key: &[u8], value: &[u8]) -> Row {
-    match value.split_first() {
-        Some((&GOOD, row)) => [&[GOOD], key, row].concat(),
-        _ => value.to_vec(),
-    }
-}
-
 /// Why a row could not be computed. It goes away like any other row, when it can.
 pub(super) fn bad(error: &DataFusionError) -> Row {
     [&[BAD], readable(error).as_bytes()].concat()

@@ -12,19 +12,20 @@ use datafusion::logical_expr::{
     Aggregate as LogicalAggregate, BinaryExpr, Expr, FetchType, Join as LogicalJoin, Limit, LogicalPlan,
     Operator, RecursiveQuery, SkipType, TableScan, Window, WindowFunctionDefinition,
 };
-use datafusion::physical_expr::{PhysicalSortExpr, create_physical_sort_expr};
+use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_sort_expr};
 use datafusion::physical_planner::create_window_expr;
 use logdrive_operators::CompileError;
 
 use super::super::lower::{
     failed, lower_functions, lower_raw, nullable, physical, refuse, unaliased, unsupported, window_of,
 };
-use super::super::spec::Stage;
+use super::super::spec::{Aggregate, Stage};
 use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
 use super::codec::Codec;
 use super::lifetime;
-use super::plan::{DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank};
+use super::plan::{Call, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank};
 
 /// Makes the plan ready to run.
 pub(super) fn lower(
@@ -281,27 +282,23 @@ impl Lowering<'_> {
             keys.push(physical(expr, schema, self.state)?);
         }
         let functions = lower_functions(&aggregate.aggr_expr, schema, self.state)?;
-        let aggregates: Vec<_> = functions.into_iter().map(|(aggregate, _)| aggregate).collect();
         let mut arguments = Vec::new();
-        let mut push = |data_type: DataType| {
-            arguments.push(Field::new(format!("a{}", arguments.len()), data_type, true));
-        };
-        for aggregate in &aggregates {
-            for argument in &aggregate.arguments {
-                push(argument.data_type(schema.as_arrow()).map_err(|error| failed(&error))?);
-            }
-        }
-        aggregates.iter().filter(|a| a.filter.is_some()).for_each(|_| push(DataType::Boolean));
-        let values = aggregates.iter().map(|aggregate| {
-            let field = aggregate.function.field();
+        let calls: Vec<Call> =
+            functions.into_iter().map(|(aggregate, _)| call(aggregate, &mut arguments)).collect();
+        let fields = arguments.iter().enumerate().map(|(idx, argument)| {
+            let data_type = argument.data_type(schema.as_arrow()).map_err(|error| failed(&error))?;
+            Ok(Field::new(format!("a{idx}"), data_type, true))
+        });
+        let argument_schema = Arc::new(Schema::new(fields.collect::<Result<Vec<_>, CompileError>>()?));
+        let values = calls.iter().map(|call| {
+            let field = call.function.field();
             Field::new(field.name(), field.data_type().clone(), true)
         });
         let values = Arc::new(Schema::new(values.collect::<Vec<_>>()));
         let input = self.node(&aggregate.input)?;
-        let arguments = Arc::new(Schema::new(arguments));
         Ok(Node {
             schema: nullable(aggregate.schema.as_arrow()),
-            kind: Kind::Group(Box::new(Group { input, keys, aggregates, arguments, values })),
+            kind: Kind::Group(Box::new(Group { input, keys, calls, arguments, argument_schema, values })),
         })
     }
 
@@ -398,6 +395,25 @@ impl Lowering<'_> {
         same_types(&step.schema, &schema)?;
         Ok(Node { schema, kind: Kind::Fixpoint { start: Box::new(start), step: Box::new(step) } })
     }
+}
+
+/// An aggregate over `arguments`, to which is added what it needs.
+fn call(aggregate: Aggregate, arguments: &mut Vec<Arc<dyn PhysicalExpr>>) -> Call {
+    let Aggregate { function, arguments: own, filter, .. } = aggregate;
+    let mut column = |expr: Arc<dyn PhysicalExpr>| {
+        let known = arguments.iter().position(|argument| argument.eq(&expr));
+        known.unwrap_or_else(|| {
+            arguments.push(expr);
+            arguments.len() - 1
+        })
+    };
+    // `count(*)` counts a literal, which no row needs to have.
+    let is_constant = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.downcast_ref::<Literal>().is_some_and(|literal| !literal.value().is_null())
+    };
+    let only_counts = function.fun().name() == "count" && !function.is_distinct();
+    let own = own.into_iter().filter(|expr| !only_counts || !is_constant(expr));
+    Call { columns: own.map(&mut column).collect(), filter: filter.map(column), function }
 }
 
 fn orders(order: &[PhysicalSortExpr]) -> Vec<Order> {

@@ -10,15 +10,20 @@
 //! follows from them: after a crash they come again at time zero, and what the view is then was told before.
 
 mod arranged;
+mod bag;
 mod codec;
+mod exact;
 mod failed;
+mod fold;
 mod groups;
 mod keeper;
 mod kept;
 mod leaf;
 mod lifetime;
 mod lower;
+mod moments;
 mod plan;
+mod ranks;
 mod render;
 mod result;
 

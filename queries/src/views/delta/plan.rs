@@ -6,11 +6,13 @@ use std::sync::Arc;
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::JoinType;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::super::SqlView;
-use super::super::spec::{Aggregate, Stage};
+use super::super::spec::Stage;
+use super::groups;
 
 /// A part of a query.
 #[derive(Debug)]
@@ -63,11 +65,22 @@ pub(super) struct Join {
 pub(super) struct Group {
     pub(super) input: Node,
     pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
-    pub(super) aggregates: Vec<Aggregate>,
-    /// What the aggregates take: their arguments, then their conditions.
-    pub(super) arguments: SchemaRef,
+    pub(super) calls: Vec<Call>,
+    /// What the aggregates look at, each once.
+    pub(super) arguments: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) argument_schema: SchemaRef,
     /// What they give.
     pub(super) values: SchemaRef,
+}
+
+/// An aggregate function over some of the arguments.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) function: Arc<AggregateFunctionExpr>,
+    /// Its arguments, and those of its ORDER BY.
+    pub(super) columns: Vec<usize>,
+    /// `FILTER (WHERE …)`.
+    pub(super) filter: Option<usize>,
 }
 
 /// Window functions.
@@ -192,9 +205,7 @@ impl DeltaSpec {
                 self.line(&join.right, depth + 1, text);
             }
             Kind::Group(group) => {
-                let names: Vec<&str> = group.aggregates.iter().map(|a| a.function.name()).collect();
-                let what = if names.is_empty() { "distinct rows".into() } else { names.join(", ") };
-                line(format!("group: {what}; the rows of each group are arranged"));
+                line(format!("group: {}", groups::explain(group)));
                 self.line(&group.input, depth + 1, text);
             }
             Kind::Rank(rank) => {

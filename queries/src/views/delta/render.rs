@@ -21,9 +21,11 @@ use super::super::health::Health;
 use super::super::spec::{evaluate, is_true, run};
 use super::arranged::{self, ByKey, Keyed, SEED, batchwise};
 use super::codec::{Codec, Row};
-use super::failed::{Failures, bad, behind, good};
-use super::groups::{Aggregates, NOTHING, Ranked, SOMETHING, Sorted};
-use super::plan::{First, Group, Join, Kind, Node, Rank};
+use super::failed::Failures;
+use super::fold::Fold;
+use super::groups::{Aggregates, NOTHING, SOMETHING};
+use super::plan::{First, Group, Join, Kind, Node, Order, Rank};
+use super::ranks::{InOrder, ordered};
 
 /// How many parts the rows of ORDER BY … LIMIT are put into before the first of all are found.
 const PARTS: u64 = 64;
@@ -42,6 +44,14 @@ pub(super) trait Time: Timestamp + Lattice + Ord {
         start: &Node,
         step: &Node,
     ) -> Result<Rows<'scope, Self>>;
+
+    /// The results of each key.
+    fn fold<'scope>(
+        renderer: &Renderer<'_, 'scope, Self>,
+        input: Keyed<'scope, Self>,
+        name: &str,
+        fold: impl Fold,
+    ) -> Rows<'scope, Self>;
 }
 
 impl Time for u64 {
@@ -77,6 +87,15 @@ impl Time for u64 {
         renderer.rejects.append(&mut refused);
         Ok(found)
     }
+
+    fn fold<'scope>(
+        renderer: &Renderer<'_, 'scope, Self>,
+        input: Keyed<'scope, Self>,
+        name: &str,
+        fold: impl Fold,
+    ) -> Rows<'scope, Self> {
+        super::fold::fold(input, name, renderer.health, fold)
+    }
 }
 
 impl Time for Product<u64, u64> {
@@ -90,6 +109,24 @@ impl Time for Product<u64, u64> {
         _: &Node,
     ) -> Result<Rows<'scope, Self>> {
         internal_err!("a recursion within a recursion")
+    }
+
+    /// Times do not follow each other here: a round changes what it gave at an earlier epoch. So the rows are arranged,
+    /// and each key's are looked at anew.
+    fn fold<'scope>(
+        renderer: &Renderer<'_, 'scope, Self>,
+        input: Keyed<'scope, Self>,
+        name: &str,
+        fold: impl Fold,
+    ) -> Rows<'scope, Self> {
+        let health = renderer.health.clone();
+        let input = renderer.arrange(input, name);
+        let reduced = arranged::reduce(input, name, move |key, rows, out| {
+            let results = health.check(fold.whole(key, rows));
+            out.extend(results.into_iter().map(|row| (row, 1)));
+        });
+        arranged::charge(&reduced, renderer.health);
+        reduced.as_collection(|_, row| row.clone())
     }
 }
 
@@ -139,31 +176,15 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         }
     }
 
-    fn arrange(&mut self, rows: Keyed<'scope, T>, name: &str) -> ByKey<'scope, T> {
+    fn arrange(&self, rows: Keyed<'scope, T>, name: &str) -> ByKey<'scope, T> {
         let arranged = arranged::arrange(rows, name);
         arranged::charge(&arranged, self.health);
         arranged
     }
 
-    /// Reduces each key's rows to what [`good`] makes, to which `finish` gives what it needs of the key; a key that
-    /// fails becomes a reject.
-    fn reduce(
-        &mut self,
-        input: ByKey<'scope, T>,
-        name: &str,
-        finish: fn(&Row, &Row) -> Row,
-        mut logic: impl FnMut(&[(&Row, isize)], &mut Vec<(Row, isize)>) -> Result<()> + 'static,
-    ) -> Rows<'scope, T> {
-        let reduced = arranged::reduce(input, name, move |rows, out| {
-            if rows.iter().any(|(_, diff)| *diff > 0)
-                && let Err(error) = logic(rows, out)
-            {
-                out.clear();
-                out.push((bad(&error), 1));
-            }
-        });
-        arranged::charge(&reduced, self.health);
-        let results = reduced.as_collection(move |key, value| finish(key, value));
+    /// What `fold` makes of each key's rows; a key that fails becomes a reject.
+    fn fold(&mut self, input: Keyed<'scope, T>, name: &str, fold: impl Fold) -> Rows<'scope, T> {
+        let results = T::fold(self, input, name, fold);
         let (rows, rejects) = Failures::new(self.health).split(results);
         self.rejects.push(rejects);
         rows
@@ -171,7 +192,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
 
     /// Each key once.
     fn keys(&mut self, input: ByKey<'scope, T>) -> ByKey<'scope, T> {
-        let keys = arranged::reduce(input, "keys", |rows, out| {
+        let keys = arranged::reduce(input, "keys", |_, rows, out| {
             if rows.iter().any(|(_, diff)| *diff > 0) {
                 out.push((Row::new(), 1));
             }
@@ -316,10 +337,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         let schema = &group.input.schema;
         let rows = self.node(&group.input)?;
         let (keys, key_codec) = (group.keys.clone(), Codec::new(&types(&group.keys, schema)?)?);
-        let arguments = group.aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter());
-        let filters = group.aggregates.iter().filter_map(|aggregate| aggregate.filter.as_ref());
-        let arguments: Vec<_> = arguments.chain(filters).map(Arc::clone).collect();
-        let argument_codec = Codec::new(&group.arguments)?;
+        let (arguments, argument_codec) = (group.arguments.clone(), Codec::new(&group.argument_schema)?);
         let work = move |rows: &RecordBatch| {
             let keys = key_codec.encode(&evaluate(&keys, rows)?, rows.num_rows())?;
             let values = argument_codec.encode(&evaluate(&arguments, rows)?, rows.num_rows())?;
@@ -334,46 +352,56 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
             let nothing = (self.health.cx.index == 0).then_some(nothing);
             keyed = keyed.concat(nothing.into_iter().to_stream(self.scope).as_collection());
         }
-        let keyed = self.arrange(keyed, "groups");
-        let aggregates = Aggregates::new(group)?;
-        // The key is not in a group's rows.
-        Ok(self.reduce(
-            keyed,
-            "aggregate",
-            |key, value| behind(key, value),
-            move |rows, out| {
-                out.push((good(&aggregates.of(rows)?), 1));
-                Ok(())
-            },
-        ))
+        Ok(self.fold(keyed, "groups", Aggregates::new(group)?))
     }
 
     fn rank(&mut self, rank: &Rank, schema: &SchemaRef) -> Result<Rows<'scope, T>> {
-        let rows = self.node(&rank.input)?;
-        let keyed = self.keyed(rows, &rank.input.schema, &rank.partition, None)?;
-        let keyed = self.arrange(keyed, "partitions");
-        let ranked = Ranked::new(rank, schema)?;
-        Ok(self.reduce(keyed, "window functions", value_only, move |rows, out| ranked.of(rows, out)))
+        let (rows, input) = (self.node(&rank.input)?, &rank.input.schema);
+        let keys = Codec::new(&types(&rank.partition, input)?)?;
+        let partition = rank.partition.clone();
+        let key = move |rows: &RecordBatch| keys.encode(&evaluate(&partition, rows)?, rows.num_rows());
+        let keyed = self.ordered(rows, input, &rank.order, key)?;
+        let in_order = InOrder::new(input, &rank.order, 0, rank.limit.unwrap_or(usize::MAX))?;
+        Ok(self.fold(keyed, "partitions", in_order.with(&rank.functions, schema)?))
     }
 
     fn first(&mut self, first: &First) -> Result<Rows<'scope, T>> {
-        let rows = self.node(&first.input)?;
-        // The first of all are among the first of each part, so that a change looks at one part only.
-        let part = |row: Row| (vec![(xxh3_64_with_seed(&row, !SEED) % PARTS) as u8], row);
-        let parts = self.arrange(rows.map(part), "parts");
-        let sorted = Sorted::new(&first.input.schema, &first.order)?;
-        let of_part = (0, first.skip.saturating_add(first.fetch));
-        let rows = self
-            .reduce(parts, "first of part", value_only, move |rows, out| sorted.first(rows, of_part, out));
-        let all = self.arrange(rows.map(|row| (Row::new(), row)), "first of parts");
-        let sorted = Sorted::new(&first.input.schema, &first.order)?;
-        let of_all = (first.skip, first.fetch);
-        Ok(self.reduce(all, "first", value_only, move |rows, out| sorted.first(rows, of_all, out)))
+        let (rows, schema) = (self.node(&first.input)?, &first.input.schema);
+        // The first of all are among the first of each part, and parts are on all workers.
+        let codec = Codec::new(schema)?;
+        let part = move |rows: &RecordBatch| {
+            let part = |row: Row| vec![(xxh3_64_with_seed(&row, !SEED) % PARTS) as u8];
+            Ok(codec.encode(rows.columns(), rows.num_rows())?.into_iter().map(part).collect())
+        };
+        let parts = self.ordered(rows, schema, &first.order, part)?;
+        let n_first = first.skip.saturating_add(first.fetch);
+        let rows = self.fold(parts, "first of parts", InOrder::new(schema, &first.order, 0, n_first)?);
+        let all = |rows: &RecordBatch| Ok(vec![Row::new(); rows.num_rows()]);
+        let all = self.ordered(rows, schema, &first.order, all)?;
+        Ok(self.fold(all, "first", InOrder::new(schema, &first.order, first.skip, first.fetch)?))
     }
-}
 
-fn value_only(_: &Row, value: &Row) -> Row {
-    value.clone()
+    /// Rows with a key, in the form in which [`InOrder`] takes them.
+    fn ordered(
+        &mut self,
+        rows: Rows<'scope, T>,
+        schema: &SchemaRef,
+        order: &[Order],
+        key: impl Fn(&RecordBatch) -> Result<Vec<Row>> + 'static,
+    ) -> Result<Keyed<'scope, T>> {
+        let codec = ordered(schema, order)?;
+        let by: Vec<_> = order.iter().map(|order| Arc::clone(&order.by)).collect();
+        let work = move |rows: &RecordBatch| {
+            let mut columns = evaluate(&by, rows)?;
+            columns.extend(rows.columns().iter().map(Arc::clone));
+            let encoded = codec.encode(&columns, rows.num_rows())?;
+            Ok(key(rows)?.into_iter().zip(encoded).enumerate().collect())
+        };
+        let decode = decode(Codec::new(schema)?);
+        let (keyed, rejects) = batchwise(rows, "order", self.health, decode, work, |_, keyed| keyed);
+        self.rejects.push(rejects);
+        Ok(keyed)
+    }
 }
 
 fn decode<T>(codec: Codec) -> impl Fn(&[(Row, T, isize)]) -> Result<RecordBatch> + 'static {

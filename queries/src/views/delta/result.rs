@@ -147,10 +147,13 @@ pub(super) fn attach<'scope>(
                 if health.is_stopped() || changes.is_empty() || (epoch == 0 && goes_on) {
                     continue;
                 }
-                // Zero is before all time: what is so from the beginning is told as soon as it is known when that is.
-                let (epoch, capability) = match frontier {
-                    Some(frontier) if epoch == 0 => (frontier, capability.delayed(&frontier)),
-                    _ => (epoch, capability),
+                // Zero is before all time: what is so from the beginning is told as soon as it is known when that is, but
+                // leaves before everything else: a checkpoint, whenever it is made, is made after it.
+                let epoch = match frontier {
+                    Some(frontier) if epoch == 0 => {
+                        pending.keys().next().map_or(frontier, |next| frontier.min(*next))
+                    }
+                    _ => epoch,
                 };
                 let mut batches = health.check(table.told(&changes, epoch));
                 if !batches.0.is_empty() {

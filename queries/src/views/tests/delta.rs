@@ -44,6 +44,32 @@ pub(super) const QUERIES: &[&str] = &[
      FROM events a JOIN events b ON a.n = b.n GROUP BY a.tenant HAVING count(*) > 2",
     "SELECT count(*) AS c, sum(a.n) AS total FROM events a JOIN events b ON a.n = b.n AND a.n = 4",
     "SELECT DISTINCT a.tenant, b.n FROM events a JOIN events b ON a.n = b.n",
+    // Aggregates of each kind over rows that leave: the last five of each tenant.
+    "SELECT tenant, count(*) AS c, count(amount) AS some, count(*) FILTER (WHERE n > 1) AS large, sum(n) AS total, \
+     sum(amount) AS amounts, avg(amount) AS mean, avg(n) AS mean_n, sum(amount) FILTER (WHERE n > 0) AS positive \
+     FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5) GROUP BY tenant",
+    "SELECT tenant, round(stddev(amount), 6) AS d, round(var_pop(amount), 6) AS v, round(covar(amount, n), 6) + 0.0 AS c, \
+     round(corr(amount, n), 6) + 0.0 AS r, round(regr_slope(amount, n), 6) + 0.0 AS s, regr_count(amount, n) AS k, \
+     round(regr_intercept(amount, n), 6) + 0.0 AS i, round(regr_sxy(amount, n), 6) + 0.0 AS p, regr_avgx(amount, n) AS x \
+     FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5) GROUP BY tenant",
+    "SELECT tenant, bool_and(n > 0) AS every, bool_or(n > 3) AS some, bit_and(n) AS a, bit_or(n) AS o, bit_xor(n) AS x \
+     FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5) GROUP BY tenant",
+    "SELECT tenant, min(n) AS least, max(n) AS most, max(amount) AS dearest, min(tenant) AS t, max(\"@timestamp\") AS last, \
+     first_value(amount ORDER BY n DESC NULLS LAST, amount) AS f, last_value(n ORDER BY \"@timestamp\", n, amount) AS l \
+     FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5) GROUP BY tenant",
+    "SELECT tenant, count(DISTINCT n) AS kinds, sum(DISTINCT n) AS total, avg(DISTINCT amount) AS mean, max(DISTINCT n) AS most, \
+     count(DISTINCT n) FILTER (WHERE amount > 0) AS some FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5) GROUP BY tenant",
+    "SELECT tenant, median(n) AS middle, array_agg(n ORDER BY \"@timestamp\", n, amount) AS all, count(*) AS c \
+     FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5) GROUP BY tenant",
+    "SELECT count(*) AS c, sum(n) AS total, min(n) AS least, sum(CAST(amount AS DECIMAL(10, 2))) AS d, \
+     avg(CAST(amount AS DECIMAL(10, 2))) AS m FROM (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+     FROM events) WHERE k <= 5)",
     // Windows below.
     "SELECT s, tenant, c FROM (SELECT s, tenant, c, row_number() OVER (PARTITION BY s ORDER BY c DESC, tenant) AS k FROM \
      (SELECT tumble_start(\"@timestamp\", INTERVAL '20 seconds') AS s, tenant, count(*) AS c FROM events \
@@ -56,10 +82,13 @@ pub(super) const QUERIES: &[&str] = &[
     // Until nothing new comes.
     "WITH RECURSIVE reached AS (SELECT n FROM events WHERE amount > 30 \
      UNION SELECT e.n + 1 FROM reached JOIN events e ON e.n = reached.n) SELECT n FROM reached",
+    "WITH RECURSIVE reached AS (SELECT n FROM events WHERE amount > 30 UNION SELECT m.next FROM reached JOIN \
+     (SELECT a.n, max(b.n) + 1 AS next, count(DISTINCT b.amount) AS c, sum(b.amount) AS total FROM events a \
+      JOIN events b ON a.n = b.n GROUP BY a.n) m ON m.n = reached.n AND m.c < m.total + 1000) SELECT n FROM reached",
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(cases(16))]
 
     #[test]
     fn a_view_whose_rows_are_taken_back_equals_the_batch_answer(
@@ -139,7 +168,7 @@ fn all_queries_equal_the_batch_answer() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(cases(16))]
 
     /// `now()` is the time of the epoch: rows leave by themselves when it has passed them.
     #[test]

@@ -43,11 +43,11 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn events() -> Table {
+pub(super) fn events() -> Table {
     Table { name: "events".into(), schema: schema(), changes: false, fingerprint: 0 }
 }
 
-fn options(emit: Emit) -> ViewOptions {
+pub(super) fn options(emit: Emit) -> ViewOptions {
     ViewOptions {
         name: "v".into(),
         emit,
@@ -57,6 +57,12 @@ fn options(emit: Emit) -> ViewOptions {
         retain: Duration::from_secs(100_000),
         unbounded: true,
     }
+}
+
+/// Few cases, unless PROPTEST_CASES says how many: each runs a view several times.
+fn cases(few: u32) -> ProptestConfig {
+    let said = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: said.unwrap_or(few), ..ProptestConfig::default() }
 }
 
 fn view(sql: &str, emit: Emit) -> Result<Arc<dyn View>, CompileError> {
@@ -79,6 +85,14 @@ fn columns(rows: &[Row]) -> Vec<ArrayRef> {
         Arc::new(rows.iter().map(|r| r.n).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|r| r.amount).collect::<Float64Array>()),
     ]
+}
+
+/// A row that is like no other, some columns of it.
+pub(super) fn row_like_no_other(n: i64, columns_of: &Schema) -> RecordBatch {
+    let row = Row { at: Some(n), tenant: Some("a"), n: Some(n), amount: Some(n as f64 / 3.0) };
+    let all = RecordBatch::try_new(schema(), columns(&[row])).unwrap();
+    let columns = columns_of.fields().iter().map(|field| schema().index_of(field.name()).unwrap());
+    all.project(&columns.collect::<Vec<_>>()).unwrap()
 }
 
 fn batch(partition: u64, first: u64, rows: &[Row]) -> Batch {
@@ -361,7 +375,7 @@ fn with_crash(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn a_view_equals_the_batch_answer(
