@@ -29,6 +29,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use logdrive_operators::CompileError;
 
+use super::asof;
 use super::windows::{self, END, Kind, NOW, START};
 use crate::compiler::{DIALECT, NESTING_LIMIT, Positions, quote_columns, syntax, tokens};
 use crate::lake::describe;
@@ -92,6 +93,7 @@ pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, Co
     let positions = Positions::new(sql);
     let mut query = parse(sql, inputs, &positions)?;
     name_windows(&mut query);
+    asof::rewrite(&mut query);
     bare_names(&mut query, inputs);
     let failed = |error: DataFusionError| CompileError::from(describe(&error, &positions));
 
@@ -101,6 +103,7 @@ pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, Co
     let context = SessionContext::new_with_state(session::builder().with_config(config).build());
     windows::udfs().for_each(|udf| context.register_udf(udf));
     context.register_udf(windows::now());
+    context.register_udf(asof::udf());
     for Table { name, schema, .. } in inputs {
         let table = Arc::new(EmptyTable::new(Arc::clone(schema)));
         context.register_table(TableReference::bare(name.as_str()), table).map_err(failed)?;

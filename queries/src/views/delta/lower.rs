@@ -17,6 +17,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_
 use datafusion::physical_planner::create_window_expr;
 use logdrive_operators::CompileError;
 
+use super::super::asof;
 use super::super::lower::{
     failed, lower_functions, lower_raw, nullable, physical, refuse, unaliased, unsupported, window_of,
 };
@@ -25,7 +26,7 @@ use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
 use super::codec::Codec;
 use super::lifetime;
-use super::plan::{Call, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank};
+use super::plan::{AsOf, Call, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank, Side};
 
 /// Makes the plan ready to run.
 pub(super) fn lower(
@@ -240,12 +241,19 @@ impl Lowering<'_> {
             return Err(internal(format!("a {} join", join.join_type)));
         }
         let (left_schema, right_schema) = (join.left.schema(), join.right.schema());
+        let as_of = join.filter.as_ref().and_then(|condition| asof::find(condition, left_schema));
         let (left, right) = (self.node(&join.left)?, self.node(&join.right)?);
         let keys = |side: fn(&(Expr, Expr)) -> &Expr, schema: &DFSchema| {
             join.on.iter().map(|pair| physical(side(pair), schema, self.state)).collect::<Result<Vec<_>, _>>()
         };
         let left_keys = keys(|pair| &pair.0, left_schema)?;
         let right_keys = keys(|pair| &pair.1, right_schema)?;
+        if let Some(as_of) = as_of {
+            let left =
+                Side { input: left, keys: left_keys, time: physical(&as_of.left, left_schema, self.state)? };
+            let time = physical(&as_of.right, right_schema, self.state)?;
+            return self.as_of(join, left, Side { input: right, keys: right_keys, time }, &as_of);
+        }
         let both = left_schema.join(right_schema).map_err(|error| failed(&error))?;
         let filter = join.filter.as_ref().map(|expr| physical(expr, &both, self.state)).transpose()?;
         Ok(Node {
@@ -259,6 +267,40 @@ impl Lowering<'_> {
                 filter,
                 both: nullable(both.as_arrow()),
                 join_type: join.join_type,
+            })),
+        })
+    }
+
+    fn as_of(
+        &self,
+        join: &LogicalJoin,
+        left: Side,
+        right: Side,
+        as_of: &asof::Match,
+    ) -> Result<Node, CompileError> {
+        if !as_of.is_all {
+            return Err(refuse(
+                "an ASOF JOIN with other conditions than equalities",
+                "put conditions on one side into a subquery: ASOF JOIN (SELECT … WHERE …)",
+            ));
+        }
+        if self.found.is_some() {
+            return Err(refuse("an ASOF JOIN in a recursion", "write a view for it, and read that here"));
+        }
+        let type_of = |side: &Side| side.time.data_type(&side.input.schema).map_err(|error| failed(&error));
+        let (of_left, of_right) = (type_of(&left)?, type_of(&right)?);
+        let is_time = matches!(of_left, DataType::Timestamp(..) | DataType::Int64);
+        if of_left != of_right || !is_time {
+            let message = format!("MATCH_CONDITION with {of_left} and {of_right}");
+            return Err(refuse(message, "compare two timestamps, or two integers"));
+        }
+        Ok(Node {
+            schema: nullable(join.schema.as_arrow()),
+            kind: Kind::AsOf(Box::new(AsOf {
+                left,
+                right,
+                is_next: matches!(as_of.op, Operator::LtEq | Operator::Lt),
+                is_strict: matches!(as_of.op, Operator::Gt | Operator::Lt),
             })),
         })
     }

@@ -10,6 +10,7 @@
 //! follows from them: after a crash they come again at time zero, and what the view is then was told before.
 
 mod arranged;
+mod asof;
 mod bag;
 mod codec;
 mod exact;

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Stages(Box<Node>, Arc<Vec<Stage>>),
     /// Rows that match.
     Join(Box<Join>),
+    /// Rows, each with the one that was the latest at its time.
+    AsOf(Box<AsOf>),
     /// One row for each key.
     Group(Box<Group>),
     /// Every row with the values of window functions over its partition.
@@ -58,6 +60,26 @@ pub(super) struct Join {
     /// The columns that the filter sees.
     pub(super) both: SchemaRef,
     pub(super) join_type: JoinType,
+}
+
+/// ASOF JOIN.
+#[derive(Debug)]
+pub(super) struct AsOf {
+    pub(super) left: Side,
+    pub(super) right: Side,
+    /// Whether the row of the right side is the first that comes, not the last that came.
+    pub(super) is_next: bool,
+    /// Whether it may not be of the same moment.
+    pub(super) is_strict: bool,
+}
+
+/// An input of [`AsOf`].
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) input: Node,
+    /// What must be equal to the other's; nothing equals NULL.
+    pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) time: Arc<dyn PhysicalExpr>,
 }
 
 /// GROUP BY.
@@ -203,6 +225,14 @@ impl DeltaSpec {
                 line(format!("{} join {keys}: both sides are arranged", join.join_type));
                 self.line(&join.left, depth + 1, text);
                 self.line(&join.right, depth + 1, text);
+            }
+            Kind::AsOf(join) => {
+                let which = if join.is_next { "next" } else { "latest" };
+                line(format!(
+                    "each row with the {which} one of the other side: both are kept in order of time"
+                ));
+                self.line(&join.left.input, depth + 1, text);
+                self.line(&join.right.input, depth + 1, text);
             }
             Kind::Group(group) => {
                 line(format!("group: {}", groups::explain(group)));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
-use arrow::compute::{is_null, or};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
+use arrow::compute::{cast, is_null, or};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::{JoinType, Result, internal_err};
 use datafusion::physical_plan::PhysicalExpr;
 use differential_dataflow::lattice::Lattice;
@@ -20,11 +20,12 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::super::health::Health;
 use super::super::spec::{evaluate, is_true, run};
 use super::arranged::{self, ByKey, Keyed, SEED, batchwise};
+use super::asof::{self, timed};
 use super::codec::{Codec, Row};
 use super::failed::Failures;
 use super::fold::Fold;
 use super::groups::{Aggregates, NOTHING, SOMETHING};
-use super::plan::{First, Group, Join, Kind, Node, Order, Rank};
+use super::plan::{AsOf, First, Group, Join, Kind, Node, Order, Rank, Side};
 use super::ranks::{InOrder, ordered};
 
 /// How many parts the rows of ORDER BY … LIMIT are put into before the first of all are found.
@@ -43,6 +44,14 @@ pub(super) trait Time: Timestamp + Lattice + Ord {
         renderer: &mut Renderer<'_, 'scope, Self>,
         start: &Node,
         step: &Node,
+    ) -> Result<Rows<'scope, Self>>;
+
+    /// Joins rows with the last that are not later.
+    fn as_of<'scope>(
+        renderer: &Renderer<'_, 'scope, Self>,
+        left: Keyed<'scope, Self>,
+        right: Keyed<'scope, Self>,
+        nothing: Row,
     ) -> Result<Rows<'scope, Self>>;
 
     /// The results of each key.
@@ -96,6 +105,15 @@ impl Time for u64 {
     ) -> Rows<'scope, Self> {
         super::fold::fold(input, name, renderer.health, fold)
     }
+
+    fn as_of<'scope>(
+        renderer: &Renderer<'_, 'scope, Self>,
+        left: Keyed<'scope, Self>,
+        right: Keyed<'scope, Self>,
+        nothing: Row,
+    ) -> Result<Rows<'scope, Self>> {
+        Ok(asof::join(left, right, nothing, renderer.health))
+    }
 }
 
 impl Time for Product<u64, u64> {
@@ -127,6 +145,15 @@ impl Time for Product<u64, u64> {
         });
         arranged::charge(&reduced, renderer.health);
         reduced.as_collection(|_, row| row.clone())
+    }
+
+    fn as_of<'scope>(
+        _: &Renderer<'_, 'scope, Self>,
+        _: Keyed<'scope, Self>,
+        _: Keyed<'scope, Self>,
+        _: Row,
+    ) -> Result<Rows<'scope, Self>> {
+        internal_err!("an ASOF JOIN in a recursion")
     }
 }
 
@@ -165,6 +192,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
                 Ok(rows)
             }
             Kind::Join(join) => self.join(join),
+            Kind::AsOf(join) => self.as_of(join),
             Kind::Group(group) => self.group(group),
             Kind::Rank(rank) => self.rank(rank, &node.schema),
             Kind::First(first) => self.first(first),
@@ -331,6 +359,43 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         };
         let unmatched = all.concat(matched.clone().negate());
         (matched, unmatched)
+    }
+
+    fn as_of(&mut self, join: &AsOf) -> Result<Rows<'scope, T>> {
+        let left = self.timed(&join.left, join, true)?;
+        let right = self.timed(&join.right, join, false)?;
+        T::as_of(self, left, right, null_row(&join.right.input.schema)?)
+    }
+
+    /// The rows of a side by key, behind their times, so that the partner is the last one that is not later.
+    fn timed(&mut self, side: &Side, join: &AsOf, is_left: bool) -> Result<Keyed<'scope, T>> {
+        let (rows, schema) = (self.node(&side.input)?, &side.input.schema);
+        let (keys, key_codec) = (side.keys.clone(), Codec::new(&types(&side.keys, schema)?)?);
+        let (row_codec, time) = (Codec::new(schema)?, Arc::clone(&side.time));
+        let (is_next, earlier) = (join.is_next, i64::from(is_left && join.is_strict));
+        let work = move |rows: &RecordBatch| {
+            let columns = evaluate(&keys, rows)?;
+            let has_null = any_null(&columns, rows.num_rows())?;
+            let times = cast(&time.evaluate(rows)?.into_array(rows.num_rows())?, &DataType::Int64)?;
+            let times = times.as_primitive::<Int64Type>();
+            let keys = key_codec.encode(&columns, rows.num_rows())?;
+            let encoded = row_codec.encode(rows.columns(), rows.num_rows())?;
+            let mut keyed = Vec::with_capacity(rows.num_rows());
+            for (idx, (mut key, row)) in keys.into_iter().zip(encoded).enumerate() {
+                let matches_nothing = has_null.value(idx) || times.is_null(idx);
+                if matches_nothing && !is_left {
+                    continue;
+                }
+                key.push(u8::from(matches_nothing));
+                let at = if is_next { times.value(idx).saturating_neg() } else { times.value(idx) };
+                keyed.push((idx, (key, timed(at.saturating_sub(earlier), &row))));
+            }
+            Ok(keyed)
+        };
+        let decode = decode(Codec::new(schema)?);
+        let (keyed, rejects) = batchwise(rows, "time", self.health, decode, work, |_, keyed| keyed);
+        self.rejects.push(rejects);
+        Ok(keyed)
     }
 
     fn group(&mut self, group: &Group) -> Result<Rows<'scope, T>> {

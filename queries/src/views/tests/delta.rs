@@ -136,6 +136,61 @@ proptest! {
     }
 }
 
+/// ASOF JOINs, and how a query without them says the same: every row beside all that could be its partner, of which the
+/// nearest is the first.
+const AS_OF: &[(&str, &str)] = &[
+    (
+        "SELECT a.tenant, a.n, b.amount FROM events a ASOF JOIN (SELECT * FROM events WHERE n > 1) b \
+         MATCH_CONDITION (a.\"@timestamp\" >= b.\"@timestamp\") ON a.tenant = b.tenant",
+        "SELECT tenant, n, amount FROM (SELECT a.tenant, a.n, b.amount, \
+         row_number() OVER (PARTITION BY a.id ORDER BY b.at DESC, b.amount DESC NULLS LAST) AS k FROM \
+         (SELECT *, row_number() OVER () AS id FROM events) a LEFT JOIN \
+         (SELECT \"@timestamp\" AS at, tenant, amount FROM events WHERE n > 1) b ON a.tenant = b.tenant AND a.\"@timestamp\" >= b.at) \
+         WHERE k = 1",
+    ),
+    (
+        "SELECT a.n AS n, b.n AS m FROM events a ASOF JOIN events b MATCH_CONDITION (b.\"@timestamp\" > a.\"@timestamp\")",
+        "SELECT n, m FROM (SELECT a.n, b.n AS m, row_number() OVER (PARTITION BY a.id ORDER BY b.at, b.n DESC NULLS LAST) AS k FROM \
+         (SELECT *, row_number() OVER () AS id FROM events) a LEFT JOIN (SELECT \"@timestamp\" AS at, n FROM events) b \
+         ON b.at > a.\"@timestamp\") WHERE k = 1",
+    ),
+    // Over rows that leave, and with a sum of what it gives.
+    (
+        "SELECT b.k AS k, count(*) AS c, sum(a.n) AS total FROM events a ASOF JOIN \
+         (SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+          FROM events) WHERE k <= 5) b MATCH_CONDITION (a.\"@timestamp\" > b.\"@timestamp\") ON a.tenant = b.tenant GROUP BY b.k",
+        "SELECT k, count(*) AS c, sum(n) AS total FROM (SELECT a.n, b.k, row_number() OVER (PARTITION BY a.id ORDER BY b.at DESC, b.k DESC) AS j FROM \
+         (SELECT *, row_number() OVER () AS id FROM events) a LEFT JOIN (SELECT tenant, at, k FROM \
+         (SELECT tenant, \"@timestamp\" AS at, row_number() OVER (PARTITION BY tenant ORDER BY \"@timestamp\" DESC, n, amount) AS k \
+          FROM events) WHERE k <= 5) b ON a.tenant = b.tenant AND a.\"@timestamp\" > b.at) WHERE j = 1 GROUP BY k",
+    ),
+];
+
+proptest! {
+    #![proptest_config(cases(16))]
+
+    #[test]
+    fn a_row_meets_the_one_that_was_the_latest(
+        partitions in arb_partitions(),
+        cuts in prop::collection::vec(0..20u8, 1..12),
+        more_cuts in prop::collection::vec(0..20u8, 1..12),
+        workers in (1..4usize, 1..4usize),
+        crash in any::<prop::sample::Index>(),
+        which in 0..AS_OF.len(),
+    ) {
+        let (sql, naive) = AS_OF[which];
+        let view = view(sql, Emit::Changes).unwrap();
+        let expected = batch_answer(naive, &partitions.concat(), None);
+        let all = epochs(&partitions, &cuts);
+        let outcome = Run { view: &view, workers: workers.0, crashes: false, restored: None, read_at: None }.go(&all);
+        prop_assert_eq!(&outcome.stopped, &None);
+        prop_assert_eq!(settled(&outcome.rows, Emit::Changes), &expected[..], "{}", sql);
+        let crashed = with_crash(&view, &partitions, (&cuts, &more_cuts), workers, crash.index(1000));
+        prop_assert_eq!(crashed.stopped, None);
+        prop_assert_eq!(settled(&crashed.rows, Emit::Changes), expected, "after a crash: {}", sql);
+    }
+}
+
 /// Every query once, so that none depends on luck.
 #[test]
 fn all_queries_equal_the_batch_answer() {
