@@ -52,7 +52,9 @@ pub(super) fn attach<'scope>(
     health: &Health,
     goes_on: bool,
 ) -> (ViewOutput<'scope>, StreamVec<'scope, u64, i64>) {
-    let (rows, marks) = mark(input, view, &health.cx);
+    let windows = view.spec.aggregation.as_ref().and_then(|aggregation| aggregation.windows);
+    let time = windows.map(|(_, idx)| view.spec.reads[idx].clone());
+    let (rows, marks) = mark(input, view.operator("mark"), time, view.watermark(&health.cx), &health.cx);
     let (parts, bars, refused) = gather(rows, marks.broadcast(), view, health);
     let mut output = keep(parts, bars.clone(), Keeper::new(view, health, goes_on));
     output.rejects = output.rejects.concat(refused);
@@ -108,17 +110,16 @@ pub(super) fn attach_pass<'scope>(
     (rows, rejects)
 }
 
-/// Passes rows on, and says how new they are.
-fn mark<'scope>(
+/// Passes rows on, and says how new they are, if there is a column with their `time`.
+pub(super) fn mark<'scope>(
     input: BatchStream<'scope>,
-    view: &Arc<SqlView>,
+    operator: String,
+    time: Option<String>,
+    watermark: Watermark,
     cx: &WorkerContext,
 ) -> (BatchStream<'scope>, StreamVec<'scope, u64, Mark>) {
-    let time =
-        view.spec.aggregation.as_ref().and_then(|a| a.windows).map(|(_, idx)| view.spec.reads[idx].clone());
-    let watermark = view.watermark(cx);
     let (is_first, lifecycle) = (cx.index == 0, Arc::clone(&cx.lifecycle));
-    let mut builder = OperatorBuilder::new(view.operator("mark"), input.scope());
+    let mut builder = OperatorBuilder::new(operator, input.scope());
     let mut input = builder.new_input(input, Pipeline);
     let (rows_out, rows) = builder.new_output::<Batches>();
     let (marks_out, marks) = builder.new_output::<Vec<Mark>>();

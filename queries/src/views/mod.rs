@@ -27,6 +27,7 @@ mod sql;
 mod table;
 #[cfg(test)]
 mod tests;
+mod times;
 mod watermark;
 mod windows;
 

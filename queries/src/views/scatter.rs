@@ -187,20 +187,11 @@ fn judge(
         false
     };
     let keep = (0..times.len()).map(|row| {
-        if times.is_null(row) {
-            return refuse(
-                row,
-                ViewOutcome::Failed,
-                format!("no_event_time: the view `{view}` needs to know when the row happened"),
-            );
+        let at = times.is_valid(row).then(|| times.value(row));
+        if let Some((outcome, reason)) = unbelievable(view, at, bounds.latest) {
+            return refuse(row, outcome, reason);
         }
         let at = times.value(row);
-        if at > bounds.latest {
-            let reason = format!(
-                "ahead_of_clock: more than an hour from now, which the view `{view}` does not believe"
-            );
-            return refuse(row, ViewOutcome::Late, reason);
-        }
         if let Some(end) = windowing.closed_before(at, bounds.watermark) {
             let late = bounds.watermark.saturating_sub(end) as f64 / 1e6;
             let reason = format!(
@@ -212,6 +203,17 @@ fn judge(
     });
     let keep: BooleanArray = keep.collect::<Vec<bool>>().into();
     (keep, n_refused)
+}
+
+/// Why a row's time says nothing, if it does not.
+pub(super) fn unbelievable(view: &str, at: Option<i64>, latest: i64) -> Option<(ViewOutcome, String)> {
+    let Some(at) = at else {
+        let reason = format!("no_event_time: the view `{view}` needs to know when the row happened");
+        return Some((ViewOutcome::Failed, reason));
+    };
+    let reason =
+        || format!("ahead_of_clock: more than an hour from now, which the view `{view}` does not believe");
+    (at > latest).then(|| (ViewOutcome::Late, reason()))
 }
 
 /// The rows of a view that aggregates nothing.

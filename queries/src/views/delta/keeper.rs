@@ -57,6 +57,8 @@ pub(super) struct Keeper {
     /// Every epoch up to this one is part of the state.
     passed: u64,
     restored: Vec<Update>,
+    /// The epoch at whose end event time had come to a watermark that nothing has left for yet.
+    due: Option<(u64, i64)>,
     fingerprint: u64,
     max_bytes: u64,
     health: Health,
@@ -77,6 +79,7 @@ impl Keeper {
             clears: !goes_on,
             passed: 0,
             restored: Vec::new(),
+            due: None,
             fingerprint: view.fingerprint,
             max_bytes: view.options.max_bytes,
             health: health.clone(),
@@ -108,6 +111,15 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// What leaves up to `epoch` since event time has gone on: after the epoch in which it did, for what came in that one is
+    /// told before it leaves. What the checkpoint says of event time counts from `now` on.
+    fn pass_watermark(&mut self, epoch: u64, now: u64, out: &mut Vec<Update>) {
+        if let Some((reached_in, bar)) = self.due.take_if(|(reached_in, _)| *reached_in < epoch) {
+            let at = if reached_in == 0 { now } else { reached_in + 1 };
+            self.kept.pass_watermark(at, bar, out);
+        }
     }
 
     /// What changed since the last cut. A view that has stopped has no rows, and stays so after a restart.
@@ -244,6 +256,7 @@ pub(super) fn attach<'scope>(
                 let checkpoint = &keeper.health.cx.checkpoint;
                 let mut next = *next_cut.get_or_insert_with(|| checkpoint.next_cut(to));
                 while next <= to && next < u64::MAX {
+                    keeper.pass_watermark(next - 1, to, out);
                     keeper.passed = next - 1;
                     keeper.kept.pass_time(next - 1, floor, out);
                     cuts.pass_changes(next, |_| keeper.changes());
@@ -251,6 +264,7 @@ pub(super) fn attach<'scope>(
                 }
                 next_cut = Some(next);
                 keeper.kept.pass_time(to - 1, floor, out);
+                keeper.pass_watermark(to, to, out);
             };
             while let Some(entry) = open.first_entry() {
                 let epoch = *entry.key();
@@ -266,7 +280,7 @@ pub(super) fn attach<'scope>(
                     }
                 }
                 if let Some(bar) = bar {
-                    keeper.kept.pass_watermark(epoch, bar, &mut out);
+                    keeper.due = Some((epoch, bar));
                 }
             }
             if let Some(frontier) = frontier {

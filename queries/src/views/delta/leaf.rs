@@ -101,15 +101,19 @@ impl Entrance {
         let leaf = self.leaf();
         let (parts, rejects) = isolate(rows.num_rows(), |start, len| {
             let before = run(&leaf.before, &rows.slice(start, len))?;
-            let spans = leaf.lifetime.of(&before.rows)?;
+            let (spans, ends) = (leaf.lifetime.of(&before.rows)?, leaf.lifetime.ends(&before.rows)?);
             let after = run(&leaf.after, &before.rows)?;
             let encoded = self.codec.encode(after.rows.columns(), after.rows.num_rows())?;
-            let spans: Vec<_> = after.indices.values().iter().map(|idx| spans[*idx as usize]).collect();
-            Ok((encoded, spans))
+            let places = after.indices.values().iter().map(|idx| {
+                let end = ends.as_ref().map_or(filed_under, |ends| ends[*idx as usize]);
+                (spans[*idx as usize], end)
+            });
+            let places: Vec<_> = places.collect();
+            Ok((encoded, places))
         });
         let mut n_used = 0;
-        for (_, (encoded, spans)) in parts {
-            for (row, span) in encoded.into_iter().zip(spans) {
+        for (_, (encoded, places)) in parts {
+            for (row, (span, filed_under)) in encoded.into_iter().zip(places) {
                 let Some((from, until)) = span.filter(|(_, until)| epoch < *until) else { continue };
                 n_used += 1;
                 let end = match self.rows_leave {
@@ -175,6 +179,7 @@ impl Leaf {
     /// How its rows leave by themselves.
     pub(super) fn rows_leave(&self) -> Leaves {
         match &self.pane {
+            _ if self.lifetime.behind.is_some() => Leaves::BehindWatermark(0),
             _ if !self.lifetime.is_endless() => Leaves::AtEpoch,
             Some(pane) => pane.retained().map_or(Leaves::Never, Leaves::BehindWatermark),
             None => Leaves::Never,

@@ -14,6 +14,9 @@ use super::super::sql::mentions_now;
 use super::super::windows::{NOW, time_type};
 use super::plan::{Bound, Lifetime};
 
+/// A second in microseconds.
+const SECOND_US: i64 = 1_000_000;
+
 /// Adds what `condition` says: a comparison of `now()`, with or without an interval added, with something else.
 pub(super) fn bound(
     condition: &Expr,
@@ -83,7 +86,18 @@ fn is_now(expr: &Expr) -> bool {
 impl Lifetime {
     /// Whether there is no condition.
     pub(super) fn is_none(&self) -> bool {
-        self.from.is_empty() && self.until.is_empty()
+        self.from.is_empty() && self.until.is_empty() && self.behind.is_none()
+    }
+
+    /// Which watermark makes each row leave, if one does. In whole seconds, so that many rows leave together.
+    pub(super) fn ends(&self, rows: &RecordBatch) -> Result<Option<Vec<i64>>> {
+        let Some(bound) = &self.behind else { return Ok(None) };
+        let at = cast(&bound.at.evaluate(rows)?.into_array(rows.num_rows())?, &time_type())?;
+        let ends = at.as_primitive::<TimestampMicrosecondType>().values().iter().map(|at| {
+            let end = at.saturating_add(bound.plus);
+            end.div_euclid(SECOND_US).saturating_add(1).saturating_mul(SECOND_US)
+        });
+        Ok(Some(ends.collect()))
     }
 
     /// From which epoch on each row is in the view, and from which on it is not; `None` for rows that never are.

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{
     Aggregate as LogicalAggregate, BinaryExpr, Expr, FetchType, Join as LogicalJoin, Limit, LogicalPlan,
     Operator, RecursiveQuery, SkipType, TableScan, Window, WindowFunctionDefinition,
 };
-use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::expressions::{Column as PhysicalColumn, Literal};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_sort_expr};
 use datafusion::physical_planner::create_window_expr;
 use logdrive_operators::CompileError;
@@ -25,8 +25,10 @@ use super::super::spec::{Aggregate, Stage};
 use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
 use super::codec::Codec;
-use super::lifetime;
-use super::plan::{AsOf, Call, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank, Side};
+use super::plan::{
+    AsOf, Bound, Call, Clock, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank, Side,
+};
+use super::{interval, lifetime};
 
 /// Makes the plan ready to run.
 pub(super) fn lower(
@@ -35,14 +37,26 @@ pub(super) fn lower(
     tables: &[Table],
     options: &ViewOptions,
 ) -> Result<DeltaSpec, CompileError> {
-    let mut lowering =
-        Lowering { state, tables, options, leaves: Vec::new(), limits: Vec::new(), found: None };
+    let mut lowering = Lowering {
+        state,
+        tables,
+        options,
+        leaves: Vec::new(),
+        clocks: Vec::new(),
+        limits: Vec::new(),
+        found: None,
+    };
     let mut root = lowering.node(plan)?;
     if let Some(stage) = super::super::lower::normalised(&root.schema) {
         root = lowering.staged(root, stage);
     }
     super::super::lower::check_names(&root.schema)?;
-    Ok(DeltaSpec { leaves: lowering.leaves, root, plan: plan.display_indent().to_string() })
+    Ok(DeltaSpec {
+        leaves: lowering.leaves,
+        clocks: lowering.clocks,
+        root,
+        plan: plan.display_indent().to_string(),
+    })
 }
 
 struct Lowering<'a> {
@@ -50,6 +64,7 @@ struct Lowering<'a> {
     tables: &'a [Table],
     options: &'a ViewOptions,
     leaves: Vec<Leaf>,
+    clocks: Vec<Clock>,
     /// Of which window functions only the first rows are wanted, by the address of the node.
     limits: Vec<(usize, usize)>,
     /// The name of the recursive query that is lowered.
@@ -105,7 +120,7 @@ impl Lowering<'_> {
             }
             let columns = reads.iter().map(|name| {
                 let idx = schema.index_of(name).map_err(|error| internal(error.to_string()))?;
-                Ok(Arc::new(datafusion::physical_expr::expressions::Column::new(name, idx)) as _)
+                Ok(Arc::new(PhysicalColumn::new(name, idx)) as _)
             });
             let projected = nullable(scan.projected_schema.as_arrow());
             let stage = Stage::Project(columns.collect::<Result<_, CompileError>>()?, projected);
@@ -121,6 +136,7 @@ impl Lowering<'_> {
             pane: None,
             before: Vec::new(),
             lifetime: Lifetime::default(),
+            clock: None,
             after: Vec::new(),
             schema,
         };
@@ -160,6 +176,7 @@ impl Lowering<'_> {
             pane: Some(Arc::new(SqlView::new(spec, options))),
             before: Vec::new(),
             lifetime: Lifetime::default(),
+            clock: None,
             after: Vec::new(),
             schema,
         };
@@ -255,6 +272,7 @@ impl Lowering<'_> {
             return self.as_of(join, left, Side { input: right, keys: right_keys, time }, &as_of);
         }
         let both = left_schema.join(right_schema).map_err(|error| failed(&error))?;
+        self.let_go(join, [&left, &right], &both);
         let filter = join.filter.as_ref().map(|expr| physical(expr, &both, self.state)).transpose()?;
         Ok(Node {
             schema: nullable(join.schema.as_arrow()),
@@ -269,6 +287,46 @@ impl Lowering<'_> {
                 join_type: join.join_type,
             })),
         })
+    }
+
+    /// Has the rows of two streams leave once none can come that would match them, if the condition says when.
+    fn let_go(&mut self, join: &LogicalJoin, sides: [&Node; 2], both: &DFSchema) {
+        let equal = join.on.iter().map(|(left, right)| left.clone().eq(right.clone()));
+        let condition = conjunction(equal.chain(join.filter.clone()));
+        let n_left = sides[0].schema.fields().len();
+        let retain = i64::try_from(self.options.retain.as_micros()).unwrap_or(i64::MAX);
+        let Some(interval) = condition.and_then(|condition| interval::find(&condition, both, n_left)) else {
+            return;
+        };
+        let Some(keep) = interval.keep(join.join_type, retain) else { return };
+        let columns = [(interval.left, keep.left), (interval.right, keep.right)];
+        let times = [0, 1].map(|side| self.time_of(sides[side], columns[side].0));
+        let [Some(left), Some(right)] = times else { return };
+        for ((leaf, clock), (column, keep)) in [left, right].into_iter().zip(columns) {
+            let clock = self.clocks.iter().position(|known| *known == clock).unwrap_or_else(|| {
+                self.clocks.push(clock);
+                self.clocks.len() - 1
+            });
+            let leaf = &mut self.leaves[leaf];
+            let at = PhysicalColumn::new(leaf.schema.field(column).name(), column);
+            leaf.clock = Some(clock);
+            leaf.lifetime.behind = Some(Bound { at: Arc::new(at), plus: keep.saturating_add(1) });
+        }
+    }
+
+    /// The leaf that a node is, and which column of its input a column of it is; if it is rows of a stream that never
+    /// leave.
+    fn time_of(&self, node: &Node, column: usize) -> Option<(usize, Clock)> {
+        let Kind::Leaf(idx) = node.kind else { return None };
+        let leaf = &self.leaves[idx];
+        if leaf.pane.is_some() || leaf.changes || !leaf.lifetime.is_none() {
+            return None;
+        }
+        let column = leaf.before.iter().rev().try_fold(column, |column, stage| match stage {
+            Stage::Filter(_) => Some(column),
+            Stage::Project(columns, _) => Some(columns[column].downcast_ref::<PhysicalColumn>()?.index()),
+        })?;
+        Some((idx, Clock { input: leaf.input, column: leaf.reads[column].clone() }))
     }
 
     fn as_of(

@@ -17,6 +17,7 @@ mod exact;
 mod failed;
 mod fold;
 mod groups;
+mod interval;
 mod keeper;
 mod kept;
 mod leaf;
@@ -36,7 +37,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use logdrive_operators::{Beginning, CompileError, View, ViewInput, ViewOutput, WorkerContext};
+use logdrive_operators::{BatchStream, Beginning, CompileError, View, ViewInput, ViewOutput, WorkerContext};
 use timely::dataflow::operators::generic::operator::empty;
 use timely::dataflow::operators::{Concat, Concatenate};
 use xxhash_rust::xxh3::xxh3_64;
@@ -44,18 +45,20 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::codec::Codec;
 use self::keeper::Keeper;
 use self::leaf::Entrance;
-use self::plan::{Leaf, Node};
+use self::plan::{Clock, Leaf, Node};
 use self::render::Renderer;
 use super::health::Health;
 use super::output::{Shape, with_change};
 use super::past::Past;
-use super::{Emit, Table, ViewOptions, flow};
+use super::watermark::Watermark;
+use super::{Emit, Table, ViewOptions, flow, times};
 
 /// A view by differential dataflow.
 #[derive(Debug)]
 pub(super) struct DeltaView {
     options: ViewOptions,
     leaves: Arc<Vec<Leaf>>,
+    clocks: Vec<Clock>,
     root: Node,
     plan: String,
     n_inputs: usize,
@@ -93,7 +96,7 @@ impl DeltaView {
         if let Some(leaf) = endless {
             return Err(refuse(
                 format!("the rows of `{}` are kept for ever", leaf.table),
-                "add WHERE \"@timestamp\" > now() - INTERVAL '1 hour', or the like, to what is read of it, or group it by tumble(…) first; or say `unbounded: true` if it stays small",
+                "add WHERE \"@timestamp\" > now() - INTERVAL '1 hour', or the like, to what is read of it, or group it by tumble(…) first, or join it ON … AND b.\"@timestamp\" BETWEEN a.\"@timestamp\" AND a.\"@timestamp\" + INTERVAL '10 minutes'; or say `unbounded: true` if it stays small",
             ));
         }
         let operators = spec.explain();
@@ -107,6 +110,7 @@ impl DeltaView {
         Ok(Self {
             options,
             leaves: Arc::new(leaves),
+            clocks: spec.clocks,
             root: spec.root,
             plan: spec.plan,
             n_inputs: tables.len(),
@@ -130,6 +134,22 @@ impl DeltaView {
         Past::of(keepers, self.options.max_bytes, cx)
     }
 
+    fn clock<'scope>(
+        &self,
+        idx: usize,
+        input: &BatchStream<'scope>,
+        health: &Health,
+    ) -> times::Timed<'scope> {
+        let ViewOptions { lateness, idle_timeout, .. } = self.options;
+        let clock = times::Clock {
+            operator: self.operator("times", idx),
+            column: self.clocks[idx].column.clone(),
+            watermark: Watermark::new(lateness, idle_timeout, health.cx.peers),
+            fingerprint: self.fingerprint,
+        };
+        times::attach(clock, input.clone(), health)
+    }
+
     fn build<'scope>(&self, inputs: &[ViewInput<'scope>], health: &Health) -> Result<ViewOutput<'scope>> {
         let scope = inputs[0].rows.scope();
         let (mut leaves, mut rejects) = (Vec::new(), Vec::new());
@@ -143,20 +163,27 @@ impl DeltaView {
             _ => input.rows.clone(),
         };
         let inputs: Vec<_> = inputs.iter().map(rows_of).collect();
+        let clocks = self.clocks.iter().enumerate();
+        let clocks: Vec<_> =
+            clocks.map(|(idx, clock)| self.clock(idx, &inputs[clock.input], health)).collect();
+        // A row leaves one side when the other can have no partner for it: when both have come so far.
+        let least = times::least(clocks.iter().map(|timed| timed.bars.clone()).collect());
         for (idx, leaf) in self.leaves.iter().enumerate() {
             let input = inputs[leaf.input].clone();
-            let (input, bars) = match &leaf.pane {
-                Some(pane) => {
+            let (input, bars) = match (&leaf.pane, leaf.clock, &least) {
+                (Some(pane), ..) => {
                     let (output, bars) = flow::attach(pane, input, health, goes_on);
                     rejects.push(output.rejects);
                     (output.rows, bars)
                 }
-                None => (input, empty(scope)),
+                (None, Some(clock), Some(least)) => (clocks[clock].rows.clone(), least.clone()),
+                _ => (input, empty(scope)),
             };
             let (rows, refused) = leaf::attach(Entrance::new(self, idx, health)?, input);
             leaves.push(keeper::attach(Keeper::new(self, idx, goes_on, health)?, rows, bars));
             rejects.push(refused);
         }
+        rejects.extend(clocks.into_iter().map(|timed| timed.rejects));
         let mut renderer = Renderer { scope, leaves, found: None, rejects: Vec::new(), health };
         let rows = renderer.node(&self.root)?;
         rejects.append(&mut renderer.rejects);
@@ -197,12 +224,7 @@ impl View for DeltaView {
     }
 
     fn operators(&self) -> Vec<String> {
-        let of_leaf = |(idx, leaf): (usize, &Leaf)| {
-            let mut operators = leaf.pane.as_ref().map_or_else(Vec::new, |pane| pane.operators());
-            operators.extend(["in", "leaf"].map(|part| self.operator(part, idx)));
-            operators
-        };
-        self.leaves.iter().enumerate().flat_map(of_leaf).collect()
+        self.fingerprints().into_iter().map(|(operator, _)| operator).collect()
     }
 
     fn fingerprints(&self) -> Vec<(String, u64)> {
@@ -211,7 +233,8 @@ impl View for DeltaView {
             fingerprints.extend(["in", "leaf"].map(|part| (self.operator(part, idx), self.fingerprint)));
             fingerprints
         };
-        self.leaves.iter().enumerate().flat_map(of_leaf).collect()
+        let clocks = (0..self.clocks.len()).map(|idx| (self.operator("times", idx), self.fingerprint));
+        self.leaves.iter().enumerate().flat_map(of_leaf).chain(clocks).collect()
     }
 
     fn explain(&self) -> String {

@@ -148,8 +148,17 @@ pub(super) struct Leaf {
     /// What becomes of a row before its time is looked at, and after that.
     pub(super) before: Vec<Stage>,
     pub(super) lifetime: Lifetime,
+    /// Which of the clocks its event time is that of, if it has one.
+    pub(super) clock: Option<usize>,
     pub(super) after: Vec<Stage>,
     pub(super) schema: SchemaRef,
+}
+
+/// A column of an input that says how far event time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Clock {
+    pub(super) input: usize,
+    pub(super) column: String,
 }
 
 /// From when to when a row is in the view, in microseconds since the Unix epoch, by conditions on `now()`.
@@ -159,6 +168,8 @@ pub(super) struct Lifetime {
     pub(super) from: Vec<Bound>,
     /// Until the earliest of these.
     pub(super) until: Vec<Bound>,
+    /// Until the watermark passes this.
+    pub(super) behind: Option<Bound>,
 }
 
 /// An edge of a [`Lifetime`].
@@ -172,7 +183,7 @@ pub(super) struct Bound {
 
 impl Lifetime {
     pub(super) fn is_endless(&self) -> bool {
-        self.until.is_empty()
+        self.until.is_empty() && self.behind.is_none()
     }
 }
 
@@ -180,6 +191,7 @@ impl Lifetime {
 #[derive(Debug)]
 pub(super) struct DeltaSpec {
     pub(super) leaves: Vec<Leaf>,
+    pub(super) clocks: Vec<Clock>,
     pub(super) root: Node,
     /// The query's plan, for a reader.
     pub(super) plan: String,
@@ -202,12 +214,16 @@ impl DeltaSpec {
             Kind::Leaf(idx) => {
                 let leaf = &self.leaves[*idx];
                 let kind = if leaf.changes || leaf.pane.is_some() { "changes" } else { "rows" };
-                let bound = match (&leaf.pane, leaf.lifetime.is_endless()) {
+                let bound = match (&leaf.pane, &leaf.lifetime.behind) {
                     (Some(pane), _) if pane.retained().is_some() => {
-                        "for `retain` after the end of their window"
+                        "for `retain` after the end of their window".into()
                     }
-                    (_, false) => "until `now()` passes them",
-                    _ => "for ever",
+                    (_, Some(behind)) => {
+                        let seconds = behind.plus as f64 / 1e6;
+                        format!("until the watermark is {seconds} s behind {}", behind.at)
+                    }
+                    _ if !leaf.lifetime.is_endless() => "until `now()` passes them".into(),
+                    _ => String::from("for ever"),
                 };
                 line(format!("{kind} of `{}`, kept {bound}", leaf.table));
                 if let Some(pane) = &leaf.pane {

@@ -79,6 +79,14 @@ pub(super) const QUERIES: &[&str] = &[
       GROUP BY tenant, tumble(\"@timestamp\", INTERVAL '30 seconds')) w \
      JOIN (SELECT tenant, count(*) AS c FROM events GROUP BY tenant) t ON w.tenant = t.tenant",
     "SELECT max(c) AS most FROM (SELECT count(*) AS c FROM events GROUP BY tumble(\"@timestamp\", INTERVAL '10 seconds'))",
+    // Joins that say how far apart times are.
+    "SELECT a.tenant, a.n, b.amount FROM events a JOIN events b ON a.tenant = b.tenant \
+     AND b.\"@timestamp\" BETWEEN a.\"@timestamp\" AND a.\"@timestamp\" + INTERVAL '10 seconds'",
+    "SELECT a.n AS n, b.n AS m FROM (SELECT n, \"@timestamp\" AS at FROM events WHERE n > 1) a LEFT JOIN events b \
+     ON a.n = b.n AND b.\"@timestamp\" < a.at AND a.at - INTERVAL '5 seconds' <= b.\"@timestamp\"",
+    "SELECT a.n AS n, b.n AS m FROM events a RIGHT JOIN events b ON a.n = b.n + 1 AND a.\"@timestamp\" = b.\"@timestamp\"",
+    "SELECT tenant, count(*) AS c FROM events a WHERE NOT EXISTS (SELECT 1 FROM events b WHERE a.tenant = b.tenant \
+     AND b.\"@timestamp\" > a.\"@timestamp\" AND b.\"@timestamp\" < a.\"@timestamp\" + INTERVAL '7 seconds') GROUP BY tenant",
     // Until nothing new comes.
     "WITH RECURSIVE reached AS (SELECT n FROM events WHERE amount > 30 \
      UNION SELECT e.n + 1 FROM reached JOIN events e ON e.n = reached.n) SELECT n FROM reached",
@@ -260,5 +268,81 @@ proptest! {
         expected.sort_unstable();
         prop_assert_eq!(rows, expected);
         settled(&outcome.rows, Emit::Changes);
+    }
+}
+
+const PAIRS: &str = "SELECT a.n AS n, b.n AS m FROM events a JOIN events b ON a.tenant = b.tenant \
+                     AND b.\"@timestamp\" BETWEEN a.\"@timestamp\" AND a.\"@timestamp\" + INTERVAL '3 seconds'";
+
+/// A view whose rows leave as soon as nothing can match them.
+fn forgetful(sql: &str, emit: Emit) -> Result<Arc<dyn View>, CompileError> {
+    let options = ViewOptions { unbounded: false, retain: Duration::ZERO, ..options(emit) };
+    plan(sql, &[events()], options)
+}
+
+/// A row in each second, some seconds in each epoch.
+fn a_row_a_second(n_rows: i64, per_epoch: i64) -> Epochs {
+    let starts = (0..n_rows).step_by(usize::try_from(per_epoch).unwrap());
+    let epochs = starts.map(|first| {
+        let rows: Vec<Row> = (first..first + per_epoch).map(|n| row(n, "a", n)).collect();
+        (10 + first as u64 * 10, batch(0, first as u64, &rows))
+    });
+    at_epochs(epochs.collect())
+}
+
+#[test]
+fn rows_that_nothing_can_match_any_more_are_let_go() {
+    let view = forgetful(PAIRS, Emit::Changes).unwrap();
+    for (workers, per_epoch) in [(1, 10), (2, 10), (1, 200)] {
+        let all = a_row_a_second(1_000, per_epoch);
+        let outcome = Run { view: &view, workers, crashes: true, restored: None, read_at: None }.go(&all);
+        let mut inserts = Vec::new();
+        for (_, rows) in &outcome.rows {
+            let changes = formatted(&rows.project(&[2]).unwrap());
+            let pairs = formatted(&rows.project(&[0, 1]).unwrap());
+            inserts.extend(pairs.into_iter().zip(changes).filter(|(_, change)| change == "insert"));
+        }
+        assert_eq!(inserts.len(), 4 * 1_000 - 6, "every pair is told once");
+        // A row of the left side leaves when the watermark is more than three seconds, and the rest of one, behind it; what
+        // came in the last epochs has not made others leave yet.
+        let left = settled(&outcome.rows, Emit::Changes).len();
+        let behind = LATENESS / SECOND + 4 + 2 * per_epoch;
+        assert!(left <= 4 * behind as usize, "{left} pairs are left");
+        let n_kept: usize = outcome.n_kept.values().sum();
+        assert!(n_kept <= 20 * behind as usize, "{n_kept} rows are kept");
+    }
+}
+
+#[test]
+fn late_rows_of_joins_are_rejected_and_counted() {
+    let view = forgetful(PAIRS, Emit::Changes).unwrap();
+    let all = at_epochs(vec![
+        (10, batch(0, 0, &[row(0, "a", 1), row(100, "a", 2)])),
+        // The watermark is at 80 s.
+        (20, batch(0, 2, &[row(79, "a", 3), row(80, "a", 4), row(10_000, "a", 5)])),
+        (30, batch(0, 5, &[Row { at: None, ..row(0, "a", 6) }, row(101, "a", 7)])),
+    ]);
+    let outcome = Run { view: &view, workers: 2, crashes: true, restored: None, read_at: None }.go(&all);
+    assert_eq!(outcome.n_rejects, 3);
+    let counts: Vec<_> = ["late", "failed"].map(|name| outcome.counts[name]).to_vec();
+    assert_eq!(counts, [2, 1]);
+    assert_eq!(settled(&outcome.rows, Emit::Changes), ["2|2", "2|7", "4|4", "7|7"]);
+}
+
+#[test]
+fn only_what_bounds_both_sides_bounds_a_join() {
+    let ahead = "b.\"@timestamp\" > a.\"@timestamp\"";
+    let not_far = "b.\"@timestamp\" - INTERVAL '1 day' <= a.\"@timestamp\"";
+    for (join, on, is_bounded) in [
+        ("JOIN", format!("{ahead} AND {not_far}"), true),
+        ("LEFT JOIN", format!("a.n = b.n AND {ahead} AND {not_far}"), true),
+        ("RIGHT JOIN", format!("a.n = b.n AND {ahead} AND {not_far}"), true),
+        ("JOIN", "a.\"@timestamp\" = b.\"@timestamp\"".into(), true),
+        ("FULL JOIN", format!("{ahead} AND {not_far}"), false),
+        ("JOIN", format!("a.n = b.n AND {ahead}"), false),
+        ("JOIN", format!("{ahead} AND {}", not_far.replace("day", "month")), false),
+    ] {
+        let sql = format!("SELECT a.n AS n FROM events a {join} events b ON {on}");
+        assert_eq!(forgetful(&sql, Emit::Changes).is_ok(), is_bounded, "{sql}");
     }
 }

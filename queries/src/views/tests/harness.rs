@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub(super) rows: Vec<(u64, RecordBatch)>,
     pub(super) ids: Vec<String>,
     pub(super) n_rejects: usize,
+    /// How many rows each worker keeps.
+    pub(super) n_kept: BTreeMap<usize, usize>,
     pub(super) counts: BTreeMap<&'static str, usize>,
     pub(super) stopped: Option<String>,
     /// The watermark, and what holds it back.
@@ -121,7 +123,9 @@ impl DetectorCounters for Shared {
         self.outcome.lock().unwrap().stopped = Some(reason.to_owned());
     }
 
-    fn state_rows(&self, _: &str, _: usize, _: usize) {}
+    fn state_rows(&self, _: &str, worker: usize, n_rows: usize) {
+        self.outcome.lock().unwrap().n_kept.insert(worker, n_rows);
+    }
 }
 
 impl Snapshots for Shared {
