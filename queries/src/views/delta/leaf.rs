@@ -179,9 +179,11 @@ impl Leaf {
     /// How its rows leave by themselves.
     pub(super) fn rows_leave(&self) -> Leaves {
         match &self.pane {
-            _ if self.lifetime.behind.is_some() => Leaves::BehindWatermark(0),
+            _ if self.lifetime.behind.is_some() => Leaves::BehindWatermark(self.slack),
             _ if !self.lifetime.is_endless() => Leaves::AtEpoch,
-            Some(pane) => pane.retained().map_or(Leaves::Never, Leaves::BehindWatermark),
+            Some(pane) => pane.retained().map_or(Leaves::Never, |retained| {
+                Leaves::BehindWatermark(retained.saturating_add(self.slack))
+            }),
             None => Leaves::Never,
         }
     }

@@ -25,10 +25,11 @@ use super::super::spec::{Aggregate, Stage};
 use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
 use super::codec::Codec;
+use super::interval::{self, Interval};
+use super::lifetime;
 use super::plan::{
     AsOf, Bound, Call, Clock, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank, Side,
 };
-use super::{interval, lifetime};
 
 /// Makes the plan ready to run.
 pub(super) fn lower(
@@ -44,6 +45,7 @@ pub(super) fn lower(
         leaves: Vec::new(),
         clocks: Vec::new(),
         limits: Vec::new(),
+        conditions: Vec::new(),
         found: None,
     };
     let mut root = lowering.node(plan)?;
@@ -67,6 +69,8 @@ struct Lowering<'a> {
     clocks: Vec<Clock>,
     /// Of which window functions only the first rows are wanted, by the address of the node.
     limits: Vec<(usize, usize)>,
+    /// What is asked of the rows of inner joins right above them, by the address of the node.
+    conditions: Vec<(usize, Expr)>,
     /// The name of the recursive query that is lowered.
     found: Option<(String, SchemaRef)>,
 }
@@ -78,6 +82,7 @@ impl Lowering<'_> {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::Filter(filter) => {
                 self.find_limit(&filter.predicate, &filter.input);
+                self.find_condition(&filter.predicate, &filter.input);
                 let input = self.node(&filter.input)?;
                 self.filter(input, &filter.predicate, filter.input.schema())
             }
@@ -137,6 +142,7 @@ impl Lowering<'_> {
             before: Vec::new(),
             lifetime: Lifetime::default(),
             clock: None,
+            slack: 0,
             after: Vec::new(),
             schema,
         };
@@ -177,6 +183,7 @@ impl Lowering<'_> {
             before: Vec::new(),
             lifetime: Lifetime::default(),
             clock: None,
+            slack: 0,
             after: Vec::new(),
             schema,
         };
@@ -272,7 +279,8 @@ impl Lowering<'_> {
             return self.as_of(join, left, Side { input: right, keys: right_keys, time }, &as_of);
         }
         let both = left_schema.join(right_schema).map_err(|error| failed(&error))?;
-        self.let_go(join, [&left, &right], &both);
+        let interval = self.interval(join, &both, left.schema.fields().len());
+        self.let_go(join.join_type, interval, [&left, &right]);
         let filter = join.filter.as_ref().map(|expr| physical(expr, &both, self.state)).transpose()?;
         Ok(Node {
             schema: nullable(join.schema.as_arrow()),
@@ -285,20 +293,24 @@ impl Lowering<'_> {
                 filter,
                 both: nullable(both.as_arrow()),
                 join_type: join.join_type,
+                interval,
             })),
         })
     }
 
-    /// Has the rows of two streams leave once none can come that would match them, if the condition says when.
-    fn let_go(&mut self, join: &LogicalJoin, sides: [&Node; 2], both: &DFSchema) {
+    /// How far apart times of both sides are, if the condition bounds it.
+    fn interval(&self, join: &LogicalJoin, both: &DFSchema, n_left: usize) -> Option<Interval> {
         let equal = join.on.iter().map(|(left, right)| left.clone().eq(right.clone()));
-        let condition = conjunction(equal.chain(join.filter.clone()));
-        let n_left = sides[0].schema.fields().len();
+        let above = self.conditions.iter().filter(|(node, _)| *node == address(join));
+        let above = above.map(|(_, condition)| condition.clone());
+        interval::find(&conjunction(equal.chain(join.filter.clone()).chain(above))?, both, n_left)
+    }
+
+    /// Has the rows of two streams leave once none can come that would match them.
+    fn let_go(&mut self, join_type: JoinType, interval: Option<Interval>, sides: [&Node; 2]) {
         let retain = i64::try_from(self.options.retain.as_micros()).unwrap_or(i64::MAX);
-        let Some(interval) = condition.and_then(|condition| interval::find(&condition, both, n_left)) else {
-            return;
-        };
-        let Some(keep) = interval.keep(join.join_type, retain) else { return };
+        let Some(interval) = interval else { return };
+        let Some(keep) = interval.keep(join_type, retain) else { return };
         let columns = [(interval.left, keep.left), (interval.right, keep.right)];
         let times = [0, 1].map(|side| self.time_of(sides[side], columns[side].0));
         let [Some(left), Some(right)] = times else { return };
@@ -438,6 +450,20 @@ impl Lowering<'_> {
         }
     }
 
+    /// Keeps what is asked of the rows of a join, if it is right below: the optimiser may have put it there.
+    fn find_condition(&mut self, predicate: &Expr, mut input: &LogicalPlan) {
+        while let LogicalPlan::Projection(projection) = input
+            && projection.expr.iter().all(|expr| matches!(expr, Expr::Column(_)))
+        {
+            input = &projection.input;
+        }
+        if let LogicalPlan::Join(join) = input
+            && join.join_type == JoinType::Inner
+        {
+            self.conditions.push((address(join), predicate.clone()));
+        }
+    }
+
     fn limit(&mut self, limit: &Limit) -> Result<Node, CompileError> {
         let (fetch, skip) = (limit.get_fetch_type(), limit.get_skip_type());
         let (Ok(FetchType::Literal(fetch)), Ok(SkipType::Literal(skip))) = (fetch, skip) else {
@@ -520,8 +546,8 @@ fn orders(order: &[PhysicalSortExpr]) -> Vec<Order> {
     order.iter().map(|order| Order { by: Arc::clone(&order.expr), options: order.options }).collect()
 }
 
-fn address(window: &Window) -> usize {
-    std::ptr::from_ref(window).addr()
+fn address<T>(node: &T) -> usize {
+    std::ptr::from_ref(node).addr()
 }
 
 /// The number that a literal is, if it is one to count with.

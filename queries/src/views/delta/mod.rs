@@ -15,11 +15,13 @@ mod bag;
 mod codec;
 mod exact;
 mod failed;
+mod finality;
 mod fold;
 mod groups;
 mod interval;
 mod keeper;
 mod kept;
+mod last;
 mod leaf;
 mod lifetime;
 mod lower;
@@ -44,6 +46,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::codec::Codec;
 use self::keeper::Keeper;
+use self::last::Final;
 use self::leaf::Entrance;
 use self::plan::{Clock, Leaf, Node};
 use self::render::Renderer;
@@ -63,6 +66,9 @@ pub(super) struct DeltaView {
     plan: String,
     n_inputs: usize,
     operators: String,
+    /// Columns with times and what is added to them: when the watermark has come there, a row is final. `None` if changes
+    /// are told.
+    until: Option<Vec<(usize, i64)>>,
     fingerprint: u64,
     stopped: Arc<AtomicBool>,
 }
@@ -86,10 +92,11 @@ impl DeltaView {
             help: Some(help.into()),
             at: None,
         };
-        if options.emit == Emit::Final {
+        let until = finality::of(&spec.root, &spec.leaves).filter(|_| options.emit == Emit::Final);
+        if options.emit == Emit::Final && until.is_none() {
             return Err(refuse(
                 "no row of this query is ever final".into(),
-                "leave `emit: final` out; a view that only groups by windows of a stream can have it",
+                "a row is final when the watermark has passed a time that is in a column of it: the start or end of a window over a stream, which is also among what is grouped, joined or partitioned by; or, of a join of streams whose times are at most so far apart, their times. Or leave `emit: final` out",
             ));
         }
         let endless = spec.leaves.iter().find(|leaf| !options.unbounded && !leaf.is_bounded());
@@ -101,8 +108,12 @@ impl DeltaView {
         }
         let operators = spec.explain();
         let read: Vec<u64> = tables.iter().map(|table| table.fingerprint).collect();
-        let fingerprint = xxh3_64(format!("{}\n{operators}\n{read:?}", spec.plan).as_bytes());
+        let fingerprint = xxh3_64(format!("{}\n{operators}\n{read:?}{until:?}", spec.plan).as_bytes());
         let mut leaves = spec.leaves;
+        if until.is_some() {
+            let slack = finality::slack(&spec.root, &leaves);
+            leaves.iter_mut().for_each(|leaf| leaf.slack = slack);
+        }
         for pane in leaves.iter_mut().filter_map(|leaf| leaf.pane.as_mut()) {
             // Its state is that of the view: it tells changes of rows that the view has.
             Arc::make_mut(pane).fingerprint ^= fingerprint;
@@ -115,6 +126,7 @@ impl DeltaView {
             plan: spec.plan,
             n_inputs: tables.len(),
             operators,
+            until,
             fingerprint,
             stopped: Arc::default(),
         })
@@ -167,13 +179,15 @@ impl DeltaView {
         let clocks: Vec<_> =
             clocks.map(|(idx, clock)| self.clock(idx, &inputs[clock.input], health)).collect();
         // A row leaves one side when the other can have no partner for it: when both have come so far.
-        let least = times::least(clocks.iter().map(|timed| timed.bars.clone()).collect());
+        let mut all_bars: Vec<_> = clocks.iter().map(|timed| timed.bars.clone()).collect();
+        let least = times::least(all_bars.clone());
         for (idx, leaf) in self.leaves.iter().enumerate() {
             let input = inputs[leaf.input].clone();
             let (input, bars) = match (&leaf.pane, leaf.clock, &least) {
                 (Some(pane), ..) => {
                     let (output, bars) = flow::attach(pane, input, health, goes_on);
                     rejects.push(output.rejects);
+                    all_bars.push(bars.clone());
                     (output.rows, bars)
                 }
                 (None, Some(clock), Some(least)) => (clocks[clock].rows.clone(), least.clone()),
@@ -187,9 +201,17 @@ impl DeltaView {
         let mut renderer = Renderer { scope, leaves, found: None, rejects: Vec::new(), health };
         let rows = renderer.node(&self.root)?;
         rejects.append(&mut renderer.rejects);
-        let shape = Shape::new(&self.options.name, &self.root.schema, true);
+        let shape = Shape::new(&self.options.name, &self.root.schema, self.until.is_none());
         let codec = Codec::new(&self.root.schema)?;
-        let (rows, beginning) = result::attach(rows, codec, shape, goes_on, health);
+        let (rows, beginning) = match (&self.until, times::least(all_bars)) {
+            (Some(until), Some(bars)) => {
+                let (operator, until, fingerprint) =
+                    (self.operator("final", 0), until.clone(), self.fingerprint);
+                let end = Final { operator, until, codec, shape, fingerprint, goes_on };
+                last::attach(end, rows, bars, health)
+            }
+            _ => result::attach(rows, codec, shape, goes_on, health),
+        };
         Ok(ViewOutput { rows, rejects: scope.concatenate(rejects), beginning: Some(beginning) })
     }
 }
@@ -208,7 +230,10 @@ impl View for DeltaView {
     }
 
     fn schema(&self) -> SchemaRef {
-        with_change(&self.root.schema)
+        match self.until {
+            Some(_) => Arc::clone(&self.root.schema),
+            None => with_change(&self.root.schema),
+        }
     }
 
     fn rows(&self) -> SchemaRef {
@@ -233,8 +258,10 @@ impl View for DeltaView {
             fingerprints.extend(["in", "leaf"].map(|part| (self.operator(part, idx), self.fingerprint)));
             fingerprints
         };
-        let clocks = (0..self.clocks.len()).map(|idx| (self.operator("times", idx), self.fingerprint));
-        self.leaves.iter().enumerate().flat_map(of_leaf).chain(clocks).collect()
+        let clocks = (0..self.clocks.len()).map(|idx| self.operator("times", idx));
+        let others = clocks.chain(self.until.iter().map(|_| self.operator("final", 0)));
+        let others = others.map(|operator| (operator, self.fingerprint));
+        self.leaves.iter().enumerate().flat_map(of_leaf).chain(others).collect()
     }
 
     fn explain(&self) -> String {
@@ -242,7 +269,10 @@ impl View for DeltaView {
         for line in self.operators.lines() {
             writeln!(text, "  {line}").expect("writing to a string cannot fail");
         }
-        text.push_str("emits: every change (`_change`, `_epoch`)\n");
+        text.push_str(match self.until {
+            Some(_) => "emits: each row once, when the watermark says that it cannot change\n",
+            None => "emits: every change (`_change`, `_epoch`)\n",
+        });
         text
     }
 

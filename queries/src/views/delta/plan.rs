@@ -13,6 +13,7 @@ use datafusion::physical_plan::PhysicalExpr;
 use super::super::SqlView;
 use super::super::spec::Stage;
 use super::groups;
+use super::interval::Interval;
 
 /// A part of a query.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub(super) struct Join {
     /// The columns that the filter sees.
     pub(super) both: SchemaRef,
     pub(super) join_type: JoinType,
+    /// How far times of both sides are apart.
+    pub(super) interval: Option<Interval>,
 }
 
 /// ASOF JOIN.
@@ -150,6 +153,8 @@ pub(super) struct Leaf {
     pub(super) lifetime: Lifetime,
     /// Which of the clocks its event time is that of, if it has one.
     pub(super) clock: Option<usize>,
+    /// For how much longer its rows are kept, in microseconds, so that what is computed of them becomes final.
+    pub(super) slack: i64,
     pub(super) after: Vec<Stage>,
     pub(super) schema: SchemaRef,
 }

@@ -22,7 +22,7 @@ use super::render::Rows;
 use crate::compiler::readable;
 
 /// How many rows a batch has at most.
-const BATCH_ROWS: usize = 8192;
+pub(super) const BATCH_ROWS: usize = 8192;
 
 /// The rows of a view that one worker keeps.
 struct Table {

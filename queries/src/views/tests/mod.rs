@@ -1,6 +1,7 @@
 //! Every view equals DataFusion's batch answer over the same rows, however they come.
 
 mod delta;
+mod finals;
 mod harness;
 mod later;
 mod reference;
