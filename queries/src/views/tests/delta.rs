@@ -146,7 +146,7 @@ proptest! {
 
 /// ASOF JOINs, and how a query without them says the same: every row beside all that could be its partner, of which the
 /// nearest is the first.
-const AS_OF: &[(&str, &str)] = &[
+pub(super) const AS_OF: &[(&str, &str)] = &[
     (
         "SELECT a.tenant, a.n, b.amount FROM events a ASOF JOIN (SELECT * FROM events WHERE n > 1) b \
          MATCH_CONDITION (a.\"@timestamp\" >= b.\"@timestamp\") ON a.tenant = b.tenant",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const FINAL: &[&str] = &[
+pub(super) const FINAL: &[&str] = &[
     // First rows of each window.
     "SELECT s, tenant, c FROM (SELECT s, tenant, c, row_number() OVER (PARTITION BY s ORDER BY c DESC, tenant) AS k FROM \
      (SELECT tumble_start(\"@timestamp\", INTERVAL '20 seconds') AS s, tenant, count(*) AS c FROM events \

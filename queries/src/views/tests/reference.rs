@@ -103,11 +103,14 @@ fn the_reference_says_what_works() {
     let mut text = functions();
     text.push_str("\n**Queries** that are tested against the batch answer over random rows, epochs, workers and crashes:\n\n```sql\n");
     let plain = CASES.iter().map(|case| case.view).chain(ENDLESS.iter().copied());
-    let queries = plain.chain(delta::QUERIES.iter().copied());
+    let queries =
+        plain.chain(delta::QUERIES.iter().copied()).chain(delta::AS_OF.iter().map(|(view, _)| *view));
     queries.for_each(|query| {
         let words: Vec<&str> = query.split_whitespace().collect();
         writeln!(text, "{};", words.join(" ")).unwrap();
     });
+    text.push_str("```\n\n**Queries** whose rows are told once (`emit: final`), tested so:\n\n```sql\n");
+    finals::FINAL.iter().for_each(|query| writeln!(text, "{query};").unwrap());
     text.push_str("```\n\n**Refused**, with what to do instead:\n\n| query | answer |\n|---|---|\n");
     for (sql, emit) in REFUSED {
         let error = refusal(sql, *emit);
