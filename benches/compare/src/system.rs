@@ -1,6 +1,6 @@
 //! What the harness asks of the operating system beyond the standard library.
 
-#![allow(unsafe_code, reason = "four system calls that the standard library does not have")]
+#![allow(unsafe_code, reason = "five system calls that the standard library does not have")]
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -14,6 +14,28 @@ pub fn dies_with_us(command: &mut Command) {
     };
     // SAFETY: the closure only makes a system call: it allocates nothing and takes no lock.
     unsafe { command.pre_exec(ask) };
+}
+
+/// The child, and what it starts, runs on one core alone.
+pub fn runs_on(command: &mut Command, core: usize) {
+    // SAFETY: the closure only makes a system call: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(move || run_on(core)) };
+}
+
+/// The thread that calls this, and those that it starts, run on one core alone.
+///
+/// # Errors
+/// If the system refuses, as for a core that is not there.
+pub fn run_on(core: usize) -> std::io::Result<()> {
+    // SAFETY: a set of cores is plain bits, for which all zero means none.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `CPU_SET` writes within the set, and panics for a core beyond it.
+    unsafe { libc::CPU_SET(core, &mut cores) };
+    // SAFETY: the set is valid, and as large as is said, for the time of the call.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cores) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Asks a process that this harness started to end.

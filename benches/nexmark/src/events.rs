@@ -65,13 +65,17 @@ pub fn table(name: &str) -> Table {
     Table { name: name.to_owned(), schema: schema(name), changes: false, fingerprint: 0 }
 }
 
+/// When the first event happens, in milliseconds since the Unix epoch: noon of 1 January 2026. Fixed, so that all runs
+/// have the same events.
+const BEGIN: u64 = 1_767_268_800_000;
+
 /// The rows of each table that come in one epoch.
 pub type Epoch = [Option<Batch>; 3];
 
 /// `n_events` events in the order of their time, so many to an epoch.
 #[must_use]
 pub fn generate(n_events: usize, per_epoch: usize) -> Vec<Epoch> {
-    let mut generator = EventGenerator::new(NexmarkConfig::default());
+    let mut generator = EventGenerator::new(NexmarkConfig { base_time: BEGIN, ..NexmarkConfig::default() });
     let mut offsets = [0; 3];
     let mut epochs = Vec::new();
     let mut left = n_events;

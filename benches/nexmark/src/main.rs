@@ -1,102 +1,151 @@
-//! Runs Nexmark and writes the table.
+//! Runs Nexmark and writes the tables.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-use logdrive_nexmark::queries::{LEFT_OUT, QUERIES};
-use logdrive_nexmark::{events, run};
+use clap::{Args, Parser, Subcommand};
+use logdrive_compare::error::Result;
+use logdrive_compare::say;
+use logdrive_compare::stage::load;
+use logdrive_nexmark::events::Epoch;
+use logdrive_nexmark::queries::{QUERIES, Query, READ};
+use logdrive_nexmark::report::{InMemory, Report};
+use logdrive_nexmark::trial::Trial;
+use logdrive_nexmark::{events, files, job, measure, peers, trial};
 
-/// Runs the queries as views on one worker, in turn with DataFusion over a table of the same rows.
+/// Runs the queries as views on one core, in turn with DataFusion and other products over the same events.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    task: Option<Task>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Args)]
+struct Options {
     /// How many events.
     #[arg(long, default_value_t = 1_000_000)]
     events: usize,
     /// How many of them come in one epoch.
     #[arg(long, default_value_t = 20_000)]
     epoch: usize,
-    /// How often each query is run; the median is shown.
+    /// How often each query is run; smallest, middle and largest are shown.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Which queries, such as `q0,q5`; all unless given.
     #[arg(long, value_delimiter = ',')]
     queries: Vec<String>,
-    /// Where the table goes.
+    /// Which peers; none with `--peers none`.
+    #[arg(long, value_delimiter = ',', default_values_t = peers::PEERS.iter().map(|name| (*name).to_owned()))]
+    peers: Vec<String>,
+    /// The core that everything measured runs on.
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// How long one run may take, in seconds.
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// Where events, peers and answers lie.
+    #[arg(long, default_value = "target/compare")]
+    scratch: PathBuf,
+    /// Where the tables go.
     #[arg(long, default_value = "docs/nexmark.md")]
     report: PathBuf,
 }
 
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// One query over the files, in this process: what the benchmark starts.
+    #[command(hide = true)]
+    Job {
+        /// `Logdrive` or `DataFusion`.
+        product: String,
+        /// Such as `q5`.
+        query: String,
+        /// The folder of the files.
+        #[arg(long)]
+        data: PathBuf,
+        /// What takes the answer.
+        #[arg(long)]
+        output: PathBuf,
+        /// How many events come in one epoch.
+        #[arg(long)]
+        epoch: usize,
+    },
+}
+
 fn main() -> ExitCode {
-    match go(&Arguments::parse()) {
+    let Arguments { task, options } = Arguments::parse();
+    let result = match task {
+        Some(Task::Job { product, query, data, output, epoch }) => {
+            serve(&product, &query, &data, &output, epoch)
+        }
+        None => compare(&options),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nothing is left to do if this cannot be said.
-            writeln!(std::io::stderr(), "error: {error}").ok();
+        Err(problem) => {
+            say(&format!("error: {problem}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn go(arguments: &Arguments) -> Result<(), String> {
-    let epochs = events::generate(arguments.events, arguments.epoch);
-    let mut table = String::new();
-    for query in QUERIES {
-        if !arguments.queries.is_empty() && !arguments.queries.iter().any(|name| name == query.name) {
-            continue;
-        }
-        let (view, tables) =
-            run::plan(query).map_err(|error| format!("{}: {}", query.name, error.message))?;
-        let (mut of_view, mut of_batch) = (Vec::new(), Vec::new());
-        for _ in 0..arguments.rounds.max(1) {
-            let outcome = run::run(&view, &tables, &epochs, 1, false);
-            if let Some(reason) = outcome.stopped {
-                return Err(format!("{} stopped: {reason}", query.name));
-            }
-            of_view.push(outcome);
-            of_batch
-                .push(run::batch(query, &epochs, false).map_err(|error| format!("{}: {error}", query.name))?);
-        }
-        let middle = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            times[times.len() / 2].as_secs_f64()
-        };
-        let cpu = middle(of_view.iter().map(|outcome| outcome.cpu).collect());
-        let wall = middle(of_view.iter().map(|outcome| outcome.wall).collect());
-        let floor = middle(of_batch.iter().map(|outcome| outcome.cpu).collect());
-        let millions = arguments.events as f64 / 1e6;
-        let (name, what, n_changes) = (query.name, query.what, of_view[0].n_changes);
-        writeln!(
-            table,
-            "| {name} | {what} | {:.0} k | {:.2} | {:.2} | {n_changes} |",
-            arguments.events as f64 / wall / 1e3,
-            cpu / millions,
-            floor / millions,
-        )
-        .map_err(|error| error.to_string())?;
-        writeln!(
-            &mut std::io::stdout(),
-            "{name}: {:.2} CPU-s per M, DataFusion over a table {:.2}",
-            cpu / millions,
-            floor / millions
-        )
-        .map_err(|error| error.to_string())?;
+/// Runs a query, says so, and stays to be measured.
+fn serve(product: &str, query: &str, data: &Path, output: &Path, per_epoch: usize) -> Result<()> {
+    let query = [&READ].into_iter().chain(QUERIES).find(|known| known.name == query);
+    let query = query.ok_or("no such query")?;
+    match product == peers::DATAFUSION.name {
+        true => job::batch(query, data, output)?,
+        false => job::view(query, data, per_epoch, output)?,
     }
-    let mut page = format!(
-        "# Nexmark\n\nWritten by `cargo run --release -p logdrive-nexmark -- --events {} --epoch {} --rounds {}`; do not edit.\n\n\
-         Each query as a view, in a dataflow of one worker: {} events (2 % persons, 6 % auctions, 92 % bids) that are generated before the clock \
-         starts, {} in an epoch, no checkpoints. Every change of the result is produced, epoch by epoch. \"Over a table\" is DataFusion \
-         over all rows at once, on one core, which sees them only once: the floor. CPU-s are user and system time of the process per million \
-         events of all kinds, medians. That results are those of DataFusion, on 1, 2 and 4 workers, is tested by `cargo test -p logdrive-nexmark`.\n\n\
-         | query | | events/s | CPU-s per M events | over a table | changes |\n|---|---|---:|---:|---:|---:|\n{table}\nNot here:\n\n",
-        arguments.events, arguments.epoch, arguments.rounds, arguments.events, arguments.epoch
-    );
-    for (name, why) in LEFT_OUT {
-        writeln!(page, "- {name}: {why}.").map_err(|error| error.to_string())?;
+    measure::finished();
+}
+
+/// Everything.
+fn compare(options: &Options) -> Result<()> {
+    let mut report = Report::begin(options.events, options.epoch, options.rounds, load());
+    std::fs::create_dir_all(&options.scratch)?;
+    let scratch = options.scratch.canonicalize()?;
+    let mut products = vec![peers::LOGDRIVE, peers::DATAFUSION];
+    for name in options.peers.iter().filter(|name| *name != "none") {
+        say(&format!("getting {name}"));
+        match peers::peer(name, &scratch) {
+            Ok(peer) => products.push(peer),
+            Err(problem) => report.skip(name, &problem.to_string()),
+        }
     }
-    std::fs::write(&arguments.report, page)
-        .map_err(|error| format!("{}: {error}", arguments.report.display()))
+    report.products(&products);
+    let few = trial::FEW.min(options.events);
+    let trial = Trial {
+        few: files::make(&scratch, few, options.epoch)?,
+        full: files::make(&scratch, options.events, options.epoch)?,
+        n_events: options.events.saturating_sub(few),
+        per_epoch: options.epoch,
+        scratch,
+        core: options.core,
+        limit: Duration::from_secs(options.timeout),
+    };
+    let epochs = events::generate(options.events, options.epoch);
+    let wanted =
+        |query: &&Query| options.queries.is_empty() || options.queries.iter().any(|name| name == query.name);
+    for query in [&READ].into_iter().chain(QUERIES).filter(wanted) {
+        let in_memory = measure_in_memory(query, &epochs, options)?;
+        let from_files = trial.run(query, &products, options.rounds)?;
+        report.add(query, in_memory, from_files);
+        report.write(&options.report)?;
+    }
+    say(&format!("wrote {}", options.report.display()));
+    Ok(())
+}
+
+/// Rows that are there before the clock starts, as a view and with DataFusion, in turn.
+fn measure_in_memory(query: &Query, epochs: &[Epoch], options: &Options) -> Result<InMemory> {
+    let runs = (0..options.rounds.max(1)).map(|_| trial::in_memory(query, epochs, options.core));
+    let runs = runs.collect::<Result<Vec<_>>>()?;
+    let in_memory = InMemory::of(&runs, options.events);
+    say(&format!("{:<5} in memory: {in_memory}", query.name));
+    Ok(in_memory)
 }

@@ -13,6 +13,17 @@ pub struct Query {
     pub batch: Batch,
 }
 
+impl Query {
+    /// The text with which DataFusion answers it over tables.
+    #[must_use]
+    pub fn over_tables(&self) -> &'static str {
+        match self.batch {
+            Batch::Same => self.view,
+            Batch::Other(sql) => sql,
+        }
+    }
+}
+
 /// How a query is answered over a table.
 #[derive(Clone, Copy, Debug)]
 pub enum Batch {
@@ -55,6 +66,9 @@ const Q11_BATCH: &str = "SELECT bidder, count(*) AS bids FROM \
 const fn query(name: &'static str, what: &'static str, view: &'static str) -> Query {
     Query { name, what, view, batch: Batch::Same }
 }
+
+/// What it costs to read the bids and count them: the part of every query over a file that is not the query.
+pub const READ: Query = query("read", "read the bids and count them", "SELECT count(extra) AS n FROM bid");
 
 /// All of them.
 pub const QUERIES: &[Query] = &[

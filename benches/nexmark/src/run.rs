@@ -19,15 +19,19 @@ use logdrive_operators::{
     ViewRows, WorkerContext,
 };
 use logdrive_queries::views::{self, Emit, ViewOptions};
+use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
 use timely::dataflow::operators::{Input, InspectCore, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 
 use crate::events::{Epoch, TABLES, schema, table};
-use crate::queries::{Batch, Query};
+use crate::queries::Query;
 
 /// How far the input may be ahead of the results, in epochs.
 const AHEAD: usize = 4;
+
+/// An epoch, and what comes in it into each table that a view reads.
+pub type Tick = (u64, Vec<Batches>);
 
 /// What a run took, and brought.
 #[derive(Debug, Default)]
@@ -130,11 +134,40 @@ pub fn plan(query: &Query) -> Result<(Arc<dyn View>, Vec<usize>), CompileError> 
 #[must_use]
 pub fn run(view: &Arc<dyn View>, tables: &[usize], epochs: &[Epoch], workers: usize, keeps: bool) -> Outcome {
     let found: Arc<Mutex<(usize, Vec<RecordBatch>)>> = Arc::default();
-    let quiet: Arc<Quiet> = Arc::default();
-    let inputs: Vec<(u64, Vec<Batches>)> = timed(epochs, tables);
-    let (of_rows, of_view) = (Arc::clone(&found), Arc::clone(view));
-    let (context, n_tables) = (Arc::clone(&quiet), tables.len());
+    let inputs: Arc<Vec<Tick>> = Arc::new(timed(epochs, tables));
+    let of_rows = Arc::clone(&found);
+    let take = move |batch: &RecordBatch| {
+        let mut found = of_rows.lock().unwrap_or_else(PoisonError::into_inner);
+        found.0 += batch.num_rows();
+        if keeps {
+            found.1.push(batch.clone());
+        }
+    };
+    let feed = move || {
+        let inputs = Arc::clone(&inputs);
+        (0..inputs.len()).map(move |idx| inputs[idx].clone())
+    };
     let (cpu, start) = (cpu(), Instant::now());
+    let stopped = drive(view, tables.len(), workers, feed, take);
+    let (cpu, wall) = (self::cpu().saturating_sub(cpu), start.elapsed());
+    let (n_changes, rows) = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    Outcome { cpu, wall, n_changes, rows: settled(&rows), stopped }
+}
+
+/// Runs a view in a dataflow of its own, until what `feed` gives each worker is worked off. Every batch of changes goes
+/// to `take`. Returns why the view stopped, if it did.
+///
+/// # Panics
+/// If a worker does.
+pub fn drive<I: Iterator<Item = Tick>>(
+    view: &Arc<dyn View>,
+    n_tables: usize,
+    workers: usize,
+    feed: impl Fn() -> I + Send + Sync + 'static,
+    take: impl Fn(&RecordBatch) + Send + Sync + 'static,
+) -> Option<String> {
+    let quiet: Arc<Quiet> = Arc::default();
+    let (of_view, context, take) = (Arc::clone(view), Arc::clone(&quiet), Arc::new(take));
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let mut handles: Vec<_> =
             (0..n_tables).map(|_| InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder()).collect();
@@ -148,34 +181,28 @@ pub fn run(view: &Arc<dyn View>, tables: &[usize], epochs: &[Epoch], workers: us
             lifecycle: Arc::<Quiet>::clone(&context) as _,
             snapshots: Arc::<Quiet>::clone(&context) as _,
         };
-        let of_rows = Arc::clone(&of_rows);
+        let take = Arc::clone(&take);
         worker.dataflow::<u64, _, _>(|scope| {
             let inputs = handles.iter_mut().map(|handle| scope.input_from(handle));
             let inputs = inputs.map(|rows| ViewInput { rows, beginning: None }).collect();
             let ViewOutput { rows, rejects, .. } = of_view.attach(inputs, &cx);
             rows.inspect_container(move |event| {
                 if let Ok((_, batches)) = event {
-                    let mut found = of_rows.lock().unwrap_or_else(PoisonError::into_inner);
-                    for batch in &batches.0 {
-                        found.0 += batch.num_rows();
-                        if keeps {
-                            found.1.push(batch.rows().clone());
-                        }
-                    }
+                    batches.0.iter().for_each(|batch| take(batch.rows()));
                 }
             })
             .probe_with(&probe);
             rejects.probe_with(&probe);
         });
         let mut behind = std::collections::VecDeque::new();
-        for (n, (epoch, batches)) in inputs.iter().enumerate() {
-            handles.iter_mut().for_each(|handle| handle.advance_to(*epoch));
+        for (n, (epoch, mut batches)) in feed().enumerate() {
+            handles.iter_mut().for_each(|handle| handle.advance_to(epoch));
             if n % peers == index {
-                for (handle, batches) in handles.iter_mut().zip(batches) {
-                    handle.send_batch(&mut batches.clone());
+                for (handle, batches) in handles.iter_mut().zip(&mut batches) {
+                    handle.send_batch(batches);
                 }
             }
-            behind.push_back(*epoch);
+            behind.push_back(epoch);
             if behind.len() > AHEAD
                 && let Some(oldest) = behind.pop_front()
             {
@@ -186,27 +213,26 @@ pub fn run(view: &Arc<dyn View>, tables: &[usize], epochs: &[Epoch], workers: us
         worker.step_while(|| !probe.done());
     });
     guards.expect("threads can be started").join().into_iter().for_each(|worker| worker.expect("no panic"));
-    let (cpu, wall) = (self::cpu().saturating_sub(cpu), start.elapsed());
-    let (n_changes, rows) = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
-    let stopped = quiet.stopped.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Outcome { cpu, wall, n_changes, rows: settled(&rows), stopped }
+    quiet.stopped.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Each epoch at the time of its newest event, for rows that are far ahead of the clock are not believed.
-fn timed(epochs: &[Epoch], tables: &[usize]) -> Vec<(u64, Vec<Batches>)> {
-    let newest = |epoch: &Epoch| {
-        let times = epoch.iter().flatten().filter_map(|batch| {
-            max(batch.rows().column_by_name("date_time")?.as_primitive::<TimestampMicrosecondType>())
-        });
-        times.max().unwrap_or(0).cast_unsigned() / 1_000 + 1
-    };
+fn timed(epochs: &[Epoch], tables: &[usize]) -> Vec<Tick> {
     let mut last = 0;
     let timed = epochs.iter().map(|epoch| {
-        last = newest(epoch).max(last + 1);
+        last = newest(epoch.iter().flatten()).max(last + 1);
         let of = |table: &usize| Batches(epoch[*table].iter().cloned().collect());
         (last, tables.iter().map(of).collect())
     });
     timed.collect()
+}
+
+/// The epoch just after the newest of some rows.
+pub(crate) fn newest<'a>(batches: impl Iterator<Item = &'a Batch>) -> u64 {
+    let times = batches.filter_map(|batch| {
+        max(batch.rows().column_by_name("date_time")?.as_primitive::<TimestampMicrosecondType>())
+    });
+    times.max().unwrap_or(0).cast_unsigned() / 1_000 + 1
 }
 
 /// What is left when all changes are applied.
@@ -258,12 +284,8 @@ pub fn batch(query: &Query, epochs: &[Epoch], keeps: bool) -> Result<Outcome> {
         let table = MemTable::try_new(schema(name), vec![rows.collect()])?;
         context.register_table(*name, Arc::new(table))?;
     }
-    let sql = match query.batch {
-        Batch::Same => query.view,
-        Batch::Other(sql) => sql,
-    };
     let (cpu, start) = (cpu(), Instant::now());
-    let answer = runtime.block_on(async { context.sql(sql).await?.collect().await })?;
+    let answer = runtime.block_on(async { context.sql(query.over_tables()).await?.collect().await })?;
     let (cpu, wall) = (self::cpu().saturating_sub(cpu), start.elapsed());
     let n_changes = answer.iter().map(RecordBatch::num_rows).sum();
     let mut rows: Vec<String> = if keeps { answer.iter().flat_map(formatted).collect() } else { Vec::new() };

@@ -3,7 +3,7 @@
 mod debian;
 mod logdrive;
 mod otel;
-pub(crate) mod python;
+pub mod python;
 mod rsyslog;
 mod syslogng;
 
@@ -77,7 +77,10 @@ pub fn peer(name: &str, scratch: &Path) -> Result<Box<dyn Product>> {
 }
 
 /// Writes a configuration into the run's folder.
-pub(crate) fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     fs::write(&path, text).map_err(fail(format_args!("cannot write {}", path.display())))?;
     Ok(path)

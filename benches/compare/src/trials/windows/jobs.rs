@@ -1,18 +1,17 @@
 //! How each product is told to do W8.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::events::LATENESS;
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::process::Launch;
-use crate::products::{Logdrive, Product, SCHEMA, python, run, write};
+use crate::products::python::{BYTEWAX, FLINK, PATHWAY, Package};
+use crate::products::{Logdrive, Product, SCHEMA, run, write};
 
 /// The peers of W8, by the names of `--peers`.
 pub const PEERS: &[&str] = &["bytewax", "pathway", "flink"];
 
-const FLINK: &str = "2.3.0";
 const FLINK_KAFKA: &str = "flink-sql-connector-kafka";
 const FLINK_KAFKA_VERSION: &str = "5.0.0-2.2";
 
@@ -73,8 +72,7 @@ fn pipeline(task: &Task<'_>) -> String {
 
 /// A peer that is a Python package and a job for it.
 struct Python {
-    name: &'static str,
-    version: &'static str,
+    package: Package,
     note: &'static str,
     program: PathBuf,
     /// What the interpreter is given.
@@ -87,11 +85,11 @@ struct Python {
 
 impl Job for Python {
     fn name(&self) -> &str {
-        self.name
+        self.package.name
     }
 
     fn version(&self) -> &str {
-        self.version
+        self.package.version
     }
 
     fn note(&self) -> &str {
@@ -112,40 +110,31 @@ impl Job for Python {
 
 /// Gets a peer; the error says why it cannot be had.
 pub(super) fn peer(name: &str, scratch: &Path) -> Result<Box<dyn Job>> {
-    let folder = scratch.join("peers");
-    fs::create_dir_all(&folder).map_err(fail(format_args!("cannot make {}", folder.display())))?;
-    let folder = folder.as_path();
     let job = match name {
         "bytewax" => Python {
-            name: "bytewax",
-            version: "0.21.1",
+            package: BYTEWAX,
             note: "a fold over windows, one worker, batches of 10,000 as the default of 1,000 costs more; no recovery store",
-            program: python::environment(folder, name, &["bytewax==0.21.1", "confluent-kafka==2.16.1"])?,
+            program: BYTEWAX.environment(scratch)?,
             arguments: &["-m", "bytewax.run", "bytewax_job:flow"],
             job: ("bytewax_job.py", include_str!("../../../jobs/bytewax_job.py")),
             environment: Vec::new(),
         },
         "pathway" => Python {
-            name: "pathway",
-            version: "0.33.0",
+            package: PATHWAY,
             note: "`windowby` with `exactly_once_behavior`, one thread; no persistence; 3 fields are decoded",
-            program: python::environment(folder, name, &["pathway==0.33.0"])?,
+            program: PATHWAY.environment(scratch)?,
             arguments: &["pathway_job.py"],
             job: ("pathway_job.py", include_str!("../../../jobs/pathway_job.py")),
             environment: Vec::new(),
         },
-        "flink" => {
-            let package = format!("apache-flink=={FLINK}");
-            Python {
-                name: "flink",
-                version: FLINK,
-                note: "`TUMBLE` in SQL on the local cluster, parallelism 1; no checkpoints; 3 fields are decoded",
-                program: python::environment(folder, name, &[&package])?,
-                arguments: &["flink_job.py"],
-                job: ("flink_job.py", include_str!("../../../jobs/flink_job.py")),
-                environment: vec![("CONNECTOR", connector(folder)?)],
-            }
-        }
+        "flink" => Python {
+            package: FLINK,
+            note: "`TUMBLE` in SQL on the local cluster, parallelism 1; no checkpoints; 3 fields are decoded",
+            program: FLINK.environment(scratch)?,
+            arguments: &["flink_job.py"],
+            job: ("flink_job.py", include_str!("../../../jobs/flink_job.py")),
+            environment: vec![("CONNECTOR", connector(&scratch.join("peers"))?)],
+        },
         other => {
             return Err(format!("no peer of W8 is called {other:?}; there are {}", PEERS.join(", ")).into());
         }
