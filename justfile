@@ -65,6 +65,6 @@ overload *args:
 recovery:
     LOGDRIVE_UPDATE_DOCS=1 cargo test --release -p logdrive --test recovery -- --ignored --nocapture
 
-# Nexmark as views, on one core, beside DataFusion over a table: writes docs/nexmark.md.
+# Nexmark as views, on one core, beside DataFusion, Flink, Pathway and Bytewax: writes docs/nexmark.md.
 nexmark *args:
     cargo run --release -p logdrive-nexmark -- {{args}}
