@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod metrics;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+pub mod object_stores;
 pub mod prometheus;
 pub mod redis;
 pub mod server_tls;

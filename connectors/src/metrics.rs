@@ -82,6 +82,10 @@ metrics! {
     view_stopped: IntGaugeVec "logdrive_view_stopped" ["view"];
     /// Checkpoints written.
     checkpoint_cuts: IntCounter "logdrive_checkpoint_cuts_total" [];
+    /// Checkpoints that were not begun, since those before were not yet written.
+    checkpoint_skipped: IntCounter "logdrive_checkpoint_skipped_total" [];
+    /// Operations of the checkpoints' object store that failed and were tried again.
+    checkpoint_store_failures: IntCounter "logdrive_checkpoint_store_failures_total" [];
     /// Bytes written to checkpoints, with what was merged.
     checkpoint_bytes: IntCounter "logdrive_checkpoint_written_bytes_total" [];
     /// Bytes of the files of the newest checkpoint.

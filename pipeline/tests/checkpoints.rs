@@ -6,6 +6,7 @@
 mod e2e_support;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use e2e_support::{Lab, free_port, http, until};
@@ -148,4 +149,55 @@ fn checkpoints_are_inspected_verified_and_compared_with_a_new_configuration() {
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("DAMAGED") && told.contains("totals.keep.open"), "{told}");
     assert!(told.contains("bytes instead of"), "{told}");
+}
+
+/// The machine is gone, and its disk but for what tells files apart: the checkpoints in an object store have the rest.
+#[test]
+fn a_machine_that_has_nothing_goes_on_from_the_store() {
+    let yaml = "
+sources: { in: { type: file, paths: [\"in.ndjson\"], schema: { fields: { tenant: string, amount: int64 } } } }
+views:
+  totals: { sql: \"SELECT tenant, count(*) AS n, sum(amount) AS total FROM in GROUP BY tenant\", unbounded: true }
+sinks: { out: { type: file, from: [totals], path: out.ndjson } }
+";
+    let lab = Lab::new("");
+    let url = format!("file://{}", lab.path("store").display());
+    lab.configure(&format!("checkpoints: {{ path: \"{url}\" }}\n{yaml}"));
+    let mut sent = 0;
+    let append = |range: std::ops::Range<i64>| {
+        let mut file = fs::File::options().create(true).append(true).open(lab.path("in.ndjson")).unwrap();
+        range.for_each(|n| writeln!(file, "{{\"tenant\":\"t{}\",\"amount\":{n}}}", n % 3).unwrap());
+    };
+    for round in 0..3 {
+        append(sent..sent + 200);
+        sent += 200;
+        let pipeline = lab.run();
+        until("all are counted", || counted(&lab) == sums(sent));
+        let cuts = pipeline.metric("logdrive_checkpoint_cuts_total", "").unwrap();
+        until("all are in a checkpoint", || {
+            pipeline.metric("logdrive_checkpoint_cuts_total", "").unwrap() > cuts + 1.0
+        });
+        if round == 1 {
+            pipeline.kill();
+        } else {
+            pipeline.stop();
+        }
+        assert!(!lab.path("data/checkpoints").exists());
+        let verified = lab.succeed(&["checkpoint", "verify", &url]);
+        assert_eq!(verified.matches("whole: ").count(), 2, "{verified}");
+        assert!(lab.succeed(&["checkpoint", "inspect", &url]).contains("operator totals.keep"));
+        let planned = lab.succeed(&["plan", "pipeline.yaml"]);
+        assert!(planned.contains("view totals: keeps its state"), "{planned}");
+        let kept = fs::read(lab.path("data/sources/in/files.json")).unwrap();
+        fs::remove_dir_all(lab.path("data")).unwrap();
+        fs::create_dir_all(lab.path("data/sources/in")).unwrap();
+        fs::write(lab.path("data/sources/in/files.json"), kept).unwrap();
+    }
+    let pipeline = lab.run();
+    until("nothing is counted twice", || counted(&lab) == sums(sent));
+    // Everything behind the checkpoint's positions was read, and nothing before them.
+    append(sent..sent + 1);
+    until("it goes on", || counted(&lab) == sums(sent + 1));
+    assert_eq!(pipeline.metric("logdrive_source_messages_total", "in"), Some(1.0));
+    pipeline.stop();
 }

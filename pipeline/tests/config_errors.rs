@@ -59,6 +59,7 @@ macro_rules! golden {
 golden!(
     bad_name,
     bomb,
+    checkpoints,
     cycle,
     cycle_of_one,
     detector_without_key,

@@ -3,55 +3,97 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::error::ArrowError;
+use tempfile::TempDir;
 
 use super::folder::Folder;
 use super::manifest::{Damage, FileRef, Manifest, Run, TableState, hex};
-use super::{all_shards, run};
+use super::{Place, all_shards, run};
 
-/// The checkpoints in a folder, the newest first: each one's cut, and its manifest or what is wrong with it.
-///
-/// # Errors
-/// If the folder cannot be read.
-pub fn list(dir: &Path) -> io::Result<Vec<(u64, Result<Manifest, Damage>)>> {
-    let folder = Folder::new(dir);
-    let cuts = Manifest::cuts(&folder.names()?);
-    Ok(cuts.into_iter().rev().map(|cut| (cut, Manifest::read(&folder, cut))).collect())
+/// A place with checkpoints that nothing is written to.
+#[derive(Debug)]
+pub struct Shelf {
+    folder: Arc<Folder>,
+    /// What is read from an object store.
+    _copies: Option<TempDir>,
 }
 
-/// The newest checkpoint in a folder whose manifest can be read, if there is one.
-///
-/// # Errors
-/// If the folder cannot be read, or none of its manifests.
-pub fn newest(dir: &Path) -> io::Result<Option<Manifest>> {
-    let mut damage = None;
-    for (_, manifest) in list(dir)? {
-        match manifest {
-            Ok(manifest) => return Ok(Some(manifest)),
-            Err(found) => damage = damage.or(Some(found)),
-        }
+impl Shelf {
+    /// Opens a place. What is in an object store is copied to a folder of its own as far as it is read.
+    ///
+    /// # Errors
+    /// If it cannot be reached.
+    pub fn open(place: &Place) -> io::Result<Self> {
+        let (place, copies) = match place {
+            Place::Folder(_) => (place.clone(), None),
+            Place::Store { url, options, .. } => {
+                let folder = tempfile::tempdir()?;
+                let (url, options, copies) = (url.clone(), options.clone(), folder.path().to_owned());
+                (Place::Store { url, options, copies }, Some(folder))
+            }
+        };
+        let folder = Folder::open(&place)?;
+        folder.names()?;
+        folder.be_patient(None);
+        Ok(Self { folder, _copies: copies })
     }
-    damage.map_or(Ok(None), |damage| Err(io::Error::other(damage.to_string())))
-}
 
-/// Reads everything that a checkpoint consists of: all that is wrong with it.
-#[must_use]
-pub fn verify(dir: &Path, manifest: &Manifest) -> Vec<Damage> {
-    let folder = Folder::new(dir);
-    let mut damages = manifest.check(&folder).err().unwrap_or_default();
-    let damaged: BTreeSet<String> = damages.iter().map(|damage| damage.file.clone()).collect();
-    for operator in manifest.operators.values() {
-        damages.extend(operator.state.parts(&folder).err().filter(|damage| !damaged.contains(&damage.file)));
-        for table in operator.tables.values() {
-            for (run, file) in table.runs.iter().filter_map(|run| Some((run, run.file.as_ref()?))) {
-                if !damaged.contains(&file.name) {
-                    damages.extend(wrong_rows(dir, table, run, file));
+    /// What is in a folder that is open.
+    #[cfg(test)]
+    pub(super) fn of(folder: Arc<Folder>, copies: TempDir) -> Self {
+        Self { folder, _copies: Some(copies) }
+    }
+
+    /// All names.
+    #[cfg(test)]
+    pub(super) fn folder_names(&self) -> Vec<String> {
+        self.folder.names().expect("it can be read")
+    }
+
+    /// The checkpoints, the newest first: each one's cut, and its manifest or what is wrong with it.
+    ///
+    /// # Errors
+    /// If the place cannot be read.
+    pub fn list(&self) -> io::Result<Vec<(u64, Result<Manifest, Damage>)>> {
+        let cuts = Manifest::cuts(&self.folder.names()?);
+        Ok(cuts.into_iter().rev().map(|cut| (cut, Manifest::read(&self.folder, cut))).collect())
+    }
+
+    /// The newest checkpoint whose manifest can be read, if there is one.
+    ///
+    /// # Errors
+    /// If the place cannot be read, or none of its manifests.
+    pub fn newest(&self) -> io::Result<Option<Manifest>> {
+        let mut damage = None;
+        for (_, manifest) in self.list()? {
+            match manifest {
+                Ok(manifest) => return Ok(Some(manifest)),
+                Err(found) => damage = damage.or(Some(found)),
+            }
+        }
+        damage.map_or(Ok(None), |damage| Err(io::Error::other(damage.to_string())))
+    }
+
+    /// Reads everything that a checkpoint consists of: all that is wrong with it.
+    #[must_use]
+    pub fn verify(&self, manifest: &Manifest) -> Vec<Damage> {
+        let mut damages = manifest.check(&self.folder).err().unwrap_or_default();
+        let damaged: BTreeSet<String> = damages.iter().map(|damage| damage.file.clone()).collect();
+        for operator in manifest.operators.values() {
+            let parts = operator.state.parts(&self.folder);
+            damages.extend(parts.err().filter(|damage| !damaged.contains(&damage.file)));
+            for table in operator.tables.values() {
+                for (run, file) in table.runs.iter().filter_map(|run| Some((run, run.file.as_ref()?))) {
+                    if !damaged.contains(&file.name) {
+                        damages.extend(wrong_rows(self.folder.path(), table, run, file));
+                    }
                 }
             }
         }
+        damages
     }
-    damages
 }
 
 fn wrong_rows(dir: &Path, table: &TableState, run: &Run, file: &FileRef) -> Option<Damage> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -200,20 +200,12 @@ impl Manifest {
         of_operators.filter(move |file| seen.insert(&file.name))
     }
 
-    /// Writes it: temporary file, sync, rename, sync of the folder. The files that it names are durable afterwards.
+    /// Writes it. The files that it names are durable afterwards.
     pub(super) fn write(&self, folder: &Arc<Folder>) -> io::Result<()> {
         let mut text = serde_json::to_string(self).map_err(io::Error::other)?;
         let hash = xxh3_64(text.as_bytes());
         write!(text, "\nxxh3 {}\n", hex(hash)).expect("writing to a string cannot fail");
-        // The names of the files must not come to disk after that of the manifest.
-        folder.sync()?;
-        let name = Self::name(self.cut);
-        let mut file = folder.create(&format!("{name}.tmp"))?;
-        file.write_all(text.as_bytes())?;
-        let temporary = file.name().to_owned();
-        file.finish()?;
-        folder.rename(&temporary, &name)?;
-        folder.sync()
+        folder.publish(&Self::name(self.cut), text.into_bytes())
     }
 
     /// Reads the manifest of a cut, but not the files that it names.
@@ -247,7 +239,7 @@ impl Manifest {
     /// All that are not as they were written.
     pub(super) fn check(&self, folder: &Folder) -> Result<(), Vec<Damage>> {
         let wrong = |file: &FileRef| {
-            let what = match folder.hash(&file.name) {
+            let what = match folder.hash(file) {
                 Ok((bytes, _)) if bytes != file.bytes => format!("{bytes} bytes instead of {}", file.bytes),
                 Ok((_, hash)) if hex(hash) != file.xxh3 => "its checksum is another one".to_owned(),
                 Ok(_) => return None,
@@ -282,7 +274,7 @@ impl Blob {
     pub(super) fn parts(&self, folder: &Folder) -> Result<Vec<Vec<u8>>, Damage> {
         let (joined, file) = match self {
             Self::Inline(text) => (STANDARD.decode(text).map_err(|e| e.to_string()), "the manifest"),
-            Self::File(file) => (folder.read(&file.name).map_err(|e| e.to_string()), file.name.as_str()),
+            Self::File(file) => (folder.read_copy(&file.name).map_err(|e| e.to_string()), file.name.as_str()),
         };
         let damage = |what: String| Damage { file: file.to_owned(), what };
         let joined = joined.map_err(damage)?;

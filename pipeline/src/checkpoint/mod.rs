@@ -9,6 +9,7 @@ mod folder;
 pub mod inspect;
 mod manifest;
 mod merge;
+mod remote;
 mod run;
 mod runs;
 mod store;
@@ -18,7 +19,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,6 +28,7 @@ use logdrive_connectors::{ConnectorError, Metrics};
 use logdrive_operators::Checkpoint;
 use logdrive_operators::flow::{Changes, SHARDS, fingerprint_of};
 use logdrive_schemas::{Epoch, Position};
+use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -35,6 +37,31 @@ pub use self::manifest::{Blob, Damage, Dropped, FileRef, Manifest, OperatorState
 use self::merge::{Layer, merge};
 use self::store::{Cut, Found, Part, Store};
 pub use self::writer::CheckpointWriter;
+
+/// Where checkpoints lie.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A local folder.
+    Folder(PathBuf),
+    /// An object store.
+    Store {
+        /// `s3://bucket/prefix`.
+        url: String,
+        /// As those of the Parquet sink.
+        options: BTreeMap<String, String>,
+        /// A local folder for what is read often; it may be empty, or go.
+        copies: PathBuf,
+    },
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Store { url, .. } => f.write_str(url),
+        }
+    }
+}
 
 /// Between two cuts, in the unit of epochs: one second.
 const CUT_EVERY: u64 = 1_000_000 / Epoch::UNIT_US as u64;
@@ -48,6 +75,7 @@ pub struct Checkpoints {
     restored: Manifest,
     newest: u64,
     n_parts: usize,
+    skipped: IntCounter,
     gathering: Mutex<Gathering>,
     pressure: Arc<Pressure>,
     complete: mpsc::UnboundedSender<Cut>,
@@ -74,18 +102,21 @@ struct Gathering {
 }
 
 impl Checkpoints {
-    /// Opens the folder and reads the newest checkpoint that is whole. `n_operators` hand in state on each of `workers`.
+    /// Opens the place and reads the newest checkpoint that is whole. `n_operators` hand in state on each of `workers`.
     ///
     /// # Errors
     /// If there are checkpoints and none can be read: starting empty would forget what was counted.
     pub fn open(
-        dir: &Path,
+        place: &Place,
         n_operators: usize,
         workers: usize,
         metrics: &Arc<Metrics>,
     ) -> Result<(Arc<Self>, CheckpointWriter), ConnectorError> {
-        let folder = Folder::new(dir);
-        let found = Store::open(&folder, workers).map_err(|e| ConnectorError::storage(dir, e))?;
+        let failed = |error| ConnectorError::storage(place.to_string(), error);
+        let folder = Folder::open(place).map_err(failed)?;
+        folder.take_over().map_err(failed)?;
+        folder.be_patient(Some(&metrics.checkpoint_store_failures));
+        let found = Store::open(&folder, workers).map_err(failed)?;
         let Found { store, restored, newest, damages } = found;
         metrics.checkpoint_damaged.inc_by(damages.len() as u64);
         if restored.cut > 0 {
@@ -101,6 +132,7 @@ impl Checkpoints {
             restored,
             newest,
             n_parts: n_operators * workers,
+            skipped: metrics.checkpoint_skipped.clone(),
             gathering: Mutex::new(gathering),
             pressure: Arc::clone(&pressure),
             complete,
@@ -113,6 +145,12 @@ impl Checkpoints {
     #[must_use]
     pub fn newest_cut(&self) -> u64 {
         self.newest
+    }
+
+    /// Where a source goes on, by the checkpoint that was restored.
+    #[must_use]
+    pub fn restored_positions(&self, source: &str) -> BTreeMap<u64, u64> {
+        self.restored.positions.get(source).cloned().unwrap_or_default()
     }
 
     /// Notes that what is before `position` went into the dataflow at `epoch`, or before.
@@ -158,7 +196,9 @@ impl Checkpoint for Checkpoints {
             let is_last = reached < self.next_cut(cut + 1);
             let waiting = self.pressure.n_bytes.load(Ordering::Acquire);
             let is_behind = self.pressure.is_behind.load(Ordering::Acquire);
-            (is_last && waiting < WAITING_MAX_BYTES && !is_behind, 0)
+            let is_late = waiting >= WAITING_MAX_BYTES || is_behind;
+            self.skipped.inc_by(u64::from(is_last && is_late));
+            (is_last && !is_late, 0)
         };
         let (is_wanted, n_asked) = gathering.wanted.entry(cut).or_insert_with(decide);
         *n_asked += 1;

@@ -89,7 +89,7 @@ impl Store {
         let cuts = Manifest::cuts(&names);
         if cuts.is_empty() && names.iter().any(|name| name.ends_with(".ckpt")) {
             warn!(
-                path = %folder.path().display(),
+                path = %folder.place().display(),
                 "The checkpoints here were written by an older version, which this one cannot read: views and \
                  detectors start empty. Their files can be deleted."
             );
@@ -142,6 +142,7 @@ impl Store {
             at_once_bytes: AT_ONCE_BYTES,
         };
         store.sweep()?;
+        folder.remove_old_copies()?;
         Ok(Found { store, restored, newest, damages })
     }
 
@@ -236,7 +237,8 @@ impl Store {
         self.next_number += 1;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let operator: String = operator.chars().take(80).map(|c| if is_plain(c) { c } else { '_' }).collect();
-        (format!("{PREFIX}{cut:020}-{number}-{operator}.{table}"), number)
+        let tag = self.folder.tag();
+        (format!("{PREFIX}{cut:020}-{tag}{number}-{operator}.{table}"), number)
     }
 
     /// How many runs of a table, from the first, are being merged.

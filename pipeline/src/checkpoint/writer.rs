@@ -1,17 +1,19 @@
 //! Writes complete cuts, away from the workers.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use logdrive_connectors::{ConnectorError, Metrics};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::Pressure;
 use super::folder::Folder;
 use super::store::{Cut, Store};
 
-/// Writes complete cuts to disk.
+/// Writes complete cuts.
 pub struct CheckpointWriter {
     /// Absent while it is writing.
     pub(super) store: Option<Store>,
@@ -19,6 +21,26 @@ pub struct CheckpointWriter {
     pub(super) receiver: mpsc::UnboundedReceiver<Cut>,
     pressure: Arc<Pressure>,
     metrics: Arc<Metrics>,
+}
+
+/// A cut that is being written.
+struct Writing {
+    cut: u64,
+    /// What it takes in memory.
+    n_bytes: usize,
+    /// What had been written before it.
+    n_written: u64,
+    thread: JoinHandle<Written>,
+}
+
+/// The writer's, and the oldest cut that is kept.
+type Written = (Store, io::Result<u64>);
+
+impl Drop for CheckpointWriter {
+    /// Nobody waits any longer for a store that is down.
+    fn drop(&mut self) {
+        self.folder.close();
+    }
 }
 
 impl CheckpointWriter {
@@ -32,8 +54,8 @@ impl CheckpointWriter {
         Self { store: Some(store), folder, receiver, pressure, metrics }
     }
 
-    /// Writes until the dataflow ends, telling `durable` the newest cut that can be relied on: there is a later one on
-    /// disk, so that either may be damaged.
+    /// Writes until the dataflow ends, telling `durable` the newest cut that can be relied on: there is a later one that
+    /// is written, so that either may be damaged.
     ///
     /// A cut is written only once every sink has made the epochs before it durable (`sunk`): an operator restored
     /// from it does not count those rows again, so what it said about them must have arrived.
@@ -45,8 +67,9 @@ impl CheckpointWriter {
         mut sunk: watch::Receiver<u64>,
         durable: watch::Sender<u64>,
     ) -> Result<(), ConnectorError> {
-        // While the sinks lag, the oldest cut waits for them; those behind it become one.
+        // While the sinks or the store lag, the oldest cut waits for them; those behind it become one.
         let mut waiting: VecDeque<Cut> = VecDeque::new();
+        let mut writing: Option<Writing> = None;
         loop {
             let oldest = waiting.front().map(|cut| cut.cut);
             tokio::select! {
@@ -55,18 +78,25 @@ impl CheckpointWriter {
                         let behind = if waiting.len() > 1 { waiting.pop_back() } else { None };
                         waiting.push_back(self.one_of(behind, newest));
                     }
-                    None => return Ok(()),
+                    None => {
+                        if let Some(mut writing) = writing {
+                            let done = (&mut writing.thread).await;
+                            durable.send_replace(self.written(&writing, done)?);
+                        }
+                        return Ok(());
+                    }
                 },
-                reached = reach(&mut sunk, oldest.unwrap_or(0)), if oldest.is_some() => {
+                reached = reach(&mut sunk, oldest.unwrap_or(0)), if oldest.is_some() && writing.is_none() => {
                     let Some(reached) = reached else { return Ok(()) };
                     let mut ready = None;
                     while let Some(cut) = waiting.pop_front_if(|cut| cut.cut <= reached) {
                         ready = Some(self.one_of(ready, cut));
                     }
-                    if let Some(cut) = ready {
-                        durable.send_replace(self.write(cut).await?);
-                    }
+                    writing = ready.map(|cut| self.write(cut)).transpose()?;
                 }
+                done = ended(&mut writing) => if let Some(writing) = writing.take() {
+                    durable.send_replace(self.written(&writing, done)?);
+                },
             }
         }
     }
@@ -85,34 +115,52 @@ impl CheckpointWriter {
         Cut { parts, ..newer }
     }
 
-    async fn write(&mut self, cut: Cut) -> Result<u64, ConnectorError> {
+    /// Begins to write a cut.
+    fn write(&mut self, cut: Cut) -> Result<Writing, ConnectorError> {
         let Some(mut store) = self.store.take() else { return Err(self.failed("its writer is gone")) };
         let n_bytes: usize = cut.parts.iter().map(|part| part.changes.n_bytes()).sum();
         let (newest, n_written) = (cut.cut, self.folder.n_written());
-        let work = move || {
+        let thread = tokio::task::spawn_blocking(move || {
             let written = store.write(cut);
             (store, written)
-        };
-        let (store, written) = tokio::task::spawn_blocking(work).await.map_err(|e| self.failed(e))?;
+        });
+        Ok(Writing { cut: newest, n_bytes, n_written, thread })
+    }
+
+    /// Takes note of a cut that is written.
+    fn written(
+        &mut self,
+        writing: &Writing,
+        done: Result<Written, JoinError>,
+    ) -> Result<u64, ConnectorError> {
+        let (store, written) = done.map_err(|e| self.failed(e))?;
         let fallback = written.map_err(|e| self.failed(e))?;
-        self.pressure.written.store(newest, Ordering::Release);
-        self.pressure.n_bytes.fetch_sub(n_bytes, Ordering::AcqRel);
+        self.pressure.written.store(writing.cut, Ordering::Release);
+        self.pressure.n_bytes.fetch_sub(writing.n_bytes, Ordering::AcqRel);
         self.pressure.is_behind.store(store.is_behind(), Ordering::Release);
         let (n_files, size) = store.size();
         self.store = Some(store);
         self.metrics.checkpoint_cuts.inc();
-        self.metrics.checkpoint_bytes.inc_by(self.folder.n_written() - n_written);
+        self.metrics.checkpoint_bytes.inc_by(self.folder.n_written() - writing.n_written);
         self.metrics.checkpoint_files.set(i64::try_from(n_files).unwrap_or(i64::MAX));
         self.metrics.checkpoint_size.set(i64::try_from(size).unwrap_or(i64::MAX));
         Ok(fallback)
     }
 
     fn failed(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ConnectorError {
-        ConnectorError::storage(self.folder.path(), std::io::Error::other(error))
+        ConnectorError::storage(self.folder.place(), io::Error::other(error))
     }
 }
 
 /// Waits until the sinks have reached `cut`; how far they are then. `None` if the dataflow is gone.
 async fn reach(sunk: &mut watch::Receiver<u64>, cut: u64) -> Option<u64> {
     sunk.wait_for(|sunk| cut <= *sunk).await.ok().map(|sunk| *sunk)
+}
+
+/// Waits until the cut is written that is being written.
+async fn ended(writing: &mut Option<Writing>) -> Result<Written, JoinError> {
+    match writing {
+        Some(writing) => (&mut writing.thread).await,
+        None => std::future::pending().await,
+    }
 }

@@ -4,33 +4,64 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use logdrive_connectors::object_stores;
 use logdrive_schemas::Epoch;
 
 use super::{Outcome, print};
-use crate::checkpoint::{Blob, Manifest, inspect};
+use crate::checkpoint::inspect::Shelf;
+use crate::checkpoint::{Blob, Manifest, Place};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Say what is in each checkpoint: operators, rows, bytes, positions of the sources. Changes nothing.
     Inspect {
-        /// The folder, such as `data` or `data/checkpoints`.
-        dir: PathBuf,
+        /// The folder, such as `data` or `data/checkpoints`, or a URL such as `s3://bucket/prefix`.
+        place: String,
+        #[command(flatten)]
+        options: StoreOptions,
     },
     /// Read everything and compare it with its checksums. Exits with 1 if something is damaged, and says what.
     Verify {
-        /// The folder, such as `data` or `data/checkpoints`.
-        dir: PathBuf,
+        /// The folder, such as `data` or `data/checkpoints`, or a URL such as `s3://bucket/prefix`.
+        place: String,
+        #[command(flatten)]
+        options: StoreOptions,
     },
 }
 
+/// What an object store needs beside its URL.
+#[derive(Args, Debug)]
+pub(super) struct StoreOptions {
+    /// An option of the object store, such as `aws_endpoint=http://127.0.0.1:9000`; more than one may be given.
+    /// Credentials come from the environment (`AWS_ACCESS_KEY_ID`, …).
+    #[arg(long = "option", value_name = "KEY=VALUE", value_parser = option)]
+    options: Vec<(String, String)>,
+}
+
+fn option(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("an option is written KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// What a command was told of: a folder, in which checkpoints may have one of their own, or an object store.
+pub(super) fn place_of(named: &str, options: &StoreOptions) -> Place {
+    if object_stores::is_url(named) {
+        let options = options.options.iter().cloned().collect();
+        return Place::Store { url: named.to_owned(), options, copies: PathBuf::new() };
+    }
+    Place::Folder(folder(Path::new(named)))
+}
+
 pub(super) fn run(command: &Command) -> Outcome {
-    let (Command::Inspect { dir } | Command::Verify { dir }) = command;
-    let dir = folder(dir);
-    let found = inspect::list(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let (Command::Inspect { place, options } | Command::Verify { place, options }) = command;
+    let place = place_of(place, options);
+    let failed = |e| format!("{place}: {e}");
+    let shelf = Shelf::open(&place).map_err(failed)?;
+    let found = shelf.list().map_err(failed)?;
     if found.is_empty() {
-        return Err(format!("{}: no checkpoints", dir.display()));
+        return Err(format!("{place}: no checkpoints"));
     }
     let (mut out, mut n_damaged) = (String::new(), 0);
     for (cut, manifest) in &found {
@@ -39,7 +70,7 @@ pub(super) fn run(command: &Command) -> Outcome {
                 describe(&mut out, manifest);
                 continue;
             }
-            (Ok(manifest), Command::Verify { .. }) => inspect::verify(&dir, manifest),
+            (Ok(manifest), Command::Verify { .. }) => shelf.verify(manifest),
             (Err(damage), _) => vec![damage.clone()],
         };
         let n_files = manifest.as_ref().map_or(0, |manifest| manifest.files().count());
@@ -58,7 +89,7 @@ pub(super) fn run(command: &Command) -> Outcome {
 }
 
 /// Checkpoints lie in a folder of their own inside the pipeline's.
-pub(super) fn folder(dir: &Path) -> PathBuf {
+fn folder(dir: &Path) -> PathBuf {
     let inner = dir.join("checkpoints");
     if inner.is_dir() { inner } else { dir.to_owned() }
 }

@@ -1,35 +1,37 @@
 //! `logdrive plan`: what becomes of the state on disk if this configuration is started.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::checkpoint::{folder, title};
+use super::checkpoint::{StoreOptions, place_of, title};
 use super::{Outcome, PipelineFiles, load, print};
-use crate::checkpoint::inspect::{self, Fate, Stateful};
+use crate::checkpoint::inspect::{self, Fate, Shelf, Stateful};
 use crate::config::{Input, Plan as Pipeline};
 
 #[derive(Args, Debug)]
 pub(super) struct Plan {
     #[command(flatten)]
     files: PipelineFiles,
-    /// The folder whose checkpoints it is compared with; that of the configuration unless given.
+    /// The folder or URL whose checkpoints it is compared with; that of the configuration unless given.
     #[arg(long, value_name = "FOLDER")]
-    data_dir: Option<PathBuf>,
+    data_dir: Option<String>,
+    #[command(flatten)]
+    options: StoreOptions,
 }
 
 pub(super) fn run(command: &Plan) -> Outcome {
     let (_, plan) = load(&command.files)?;
-    let dir = match &command.data_dir {
-        Some(dir) => folder(dir),
-        None => plan.data_dir.join("checkpoints"),
+    let place = match &command.data_dir {
+        Some(named) => place_of(named, &command.options),
+        None => plan.checkpoints.clone(),
     };
-    let manifest = inspect::newest(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let manifest = Shelf::open(&place).and_then(|shelf| shelf.newest());
+    let manifest = manifest.map_err(|e| format!("{place}: {e}"))?;
     let mut out = match &manifest {
         Some(manifest) => format!("compared with the checkpoint of {}\n", title(manifest.cut)),
-        None => format!("{}: no checkpoint; everything starts empty\n", dir.display()),
+        None => format!("{place}: no checkpoint; everything starts empty\n"),
     };
     for fate in inspect::compare(manifest.as_ref(), &stateful(&plan)) {
         writeln!(out, "  {}", line(&fate, &plan)).expect("writing to a string cannot fail");

@@ -13,13 +13,16 @@ use logdrive_operators::{DETECTORS, DetectorEntry, STEPS, StepEntry};
 use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span, nearest, parse_as};
 use logdrive_schemas::{FieldType, RowSchema, catalogue};
 
+use super::checkpoints;
 use super::plan::QueueConfig;
 use super::postgres::{self, PostgresPlan};
 use super::view::{ViewConfig, ViewDraft};
+use crate::checkpoint::Place;
 
 /// The keys of a file's top level.
 const SECTIONS: &[&str] = &[
     "api",
+    "checkpoints",
     "data_dir",
     "detectors",
     "drain_timeout",
@@ -84,6 +87,7 @@ pub(super) struct SinkDraft {
 /// Everything a configuration says.
 pub(super) struct Draft {
     pub(super) data_dir: PathBuf,
+    pub(super) checkpoints: Place,
     pub(super) workers: usize,
     pub(super) api: Option<SocketAddr>,
     pub(super) postgres: Option<PostgresPlan>,
@@ -106,8 +110,10 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
             errors.push(ConfigError::unknown_key(key, "the top level", SECTIONS));
         }
     }
+    let data_dir: PathBuf = root.get("data_dir").and_then(Node::as_str).unwrap_or("./data").into();
     let mut draft = Draft {
-        data_dir: root.get("data_dir").and_then(Node::as_str).unwrap_or("./data").into(),
+        checkpoints: checkpoints::read(root, &data_dir, errors),
+        data_dir,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         api: Some(SocketAddr::from(([127, 0, 0, 1], 8686))),
         postgres: None,

@@ -1,6 +1,7 @@
 //! From YAML to a checked plan. All errors of all files are found at once, each with its place.
 
 pub(crate) mod attributes;
+mod checkpoints;
 mod computed;
 mod draft;
 mod file;

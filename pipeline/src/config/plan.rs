@@ -13,11 +13,14 @@ use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{Node, Span};
 
 use super::postgres::PostgresPlan;
+use crate::checkpoint::Place;
 
 /// A pipeline that can run.
 pub struct Plan {
     /// Buffers, checkpoints, positions, queues.
     pub data_dir: PathBuf,
+    /// Where checkpoints lie.
+    pub checkpoints: Place,
     /// Timely workers.
     pub workers: usize,
     /// Where the API listens; `None` if it is off.

@@ -7,6 +7,7 @@ use logdrive_schemas::catalogue;
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
+use super::checkpoints::CheckpointsConfig;
 use super::plan::QueueConfig;
 use super::postgres::PostgresConfig;
 use super::view::ViewConfig;
@@ -35,6 +36,7 @@ pub fn json_schema() -> Value {
     let detectors =
         one_of(DETECTORS.iter().map(|d| component(d.name, (d.schema)(), &detector_keys, &mut defs)));
     let view = inline(schema_for!(ViewConfig), &mut defs);
+    let checkpoints = inline(schema_for!(CheckpointsConfig), &mut defs);
     let postgres = inline(schema_for!(PostgresConfig), &mut defs);
     let mut steps: Vec<Value> = STEPS
         .iter()
@@ -54,6 +56,7 @@ pub fn json_schema() -> Value {
         "additionalProperties": false,
         "properties": {
             "data_dir": { "type": "string", "description": "Buffers, checkpoints, queues.", "default": "./data" },
+            "checkpoints": checkpoints,
             "workers": { "type": "integer", "minimum": 1, "description": "Dataflow workers; default: cores." },
             "api": { "anyOf": [{ "enum": ["off", false] }, { "type": "object", "properties": { "listen": { "type": "string" } } }] },
             "postgres": { "anyOf": [{ "enum": ["off", false] }, postgres] },

@@ -125,6 +125,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
     let sources: Vec<_> = sources.collect();
     let mut plan = Plan {
         data_dir: draft.data_dir,
+        checkpoints: draft.checkpoints,
         workers: draft.workers,
         api: draft.api,
         postgres: draft.postgres,

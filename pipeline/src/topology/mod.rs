@@ -44,7 +44,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::status::NodeNames;
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{CheckpointWriter, Checkpoints};
 use crate::config::{Input, Plan};
 
 pub use changes::{Event, Lost, Subscription};
@@ -140,9 +140,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     let of_views = plan.views.iter().map(|v| v.view.operators().len());
     let n_outboxes = (0..plan.views.len()).filter(|view| plan.has_outbox(*view)).count();
     let n_operators = of_detectors.chain(of_views).sum::<usize>() + n_outboxes;
-    let (checkpoints, checkpoint_writer) =
-        Checkpoints::open(&data_dir.join("checkpoints"), n_operators, plan.workers, &metrics)
-            .map_err(|source| RunError::Connector { component: "checkpoints".into(), source })?;
+    let (checkpoints, checkpoint_writer) = open_checkpoints(&plan, n_operators, &metrics).await?;
     let sources = build_sources(&plan, &mut stand, &context)?;
     let sinks = build_sinks(&plan, &mut stand, &context)?;
 
@@ -218,7 +216,8 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     for (idx, (mut source, path)) in sources.into_iter().enumerate() {
         let name = Arc::clone(&runtime.plan.sources[idx].name);
         let failed = |source| RunError::Connector { component: name.to_string(), source };
-        let positions = positions::Positions::open(path).map_err(failed)?;
+        let in_checkpoint = || checkpoints.restored_positions(&name);
+        let positions = positions::Positions::open(path, in_checkpoint).map_err(failed)?;
         source.connect(&positions.all()).await.map_err(failed)?;
         let task = ingest::IngestTask {
             name: Arc::clone(&name),
@@ -254,6 +253,19 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         drain_timeout: runtime.plan.drain_timeout,
         view,
     })
+}
+
+/// Reads the newest checkpoint; where it is far away that takes as long as it takes.
+async fn open_checkpoints(
+    plan: &Plan,
+    n_operators: usize,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Checkpoints>, CheckpointWriter), RunError> {
+    let (place, workers, metrics) = (plan.checkpoints.clone(), plan.workers, Arc::clone(metrics));
+    let open = move || Checkpoints::open(&place, n_operators, workers, &metrics);
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.map_err(|e| RunError::Panicked(e.to_string()))?;
+    opened.map_err(|source| RunError::Connector { component: "checkpoints".into(), source })
 }
 
 impl Running {

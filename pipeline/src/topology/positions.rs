@@ -23,17 +23,21 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// Reads what an earlier process left.
+    /// Reads what an earlier process left; where it left nothing, on another disk perhaps, those that the checkpoint
+    /// has serve.
     ///
     /// # Errors
     /// If the file is there and cannot be read: starting without it would read everything again.
-    pub(super) fn open(path: Option<PathBuf>) -> Result<Self, ConnectorError> {
+    pub(super) fn open(
+        path: Option<PathBuf>,
+        in_checkpoint: impl FnOnce() -> BTreeMap<u64, u64>,
+    ) -> Result<Self, ConnectorError> {
         let offsets = match &path {
             Some(path) => match std::fs::read(path) {
                 Ok(bytes) => {
                     serde_json::from_slice(&bytes).map_err(|e| ConnectorError::storage(path, e.into()))?
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => in_checkpoint(),
                 Err(e) => return Err(ConnectorError::storage(path, e)),
             },
             None => BTreeMap::new(),

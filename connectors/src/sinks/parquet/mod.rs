@@ -34,6 +34,7 @@ use serde::Deserialize;
 
 use crate::context::ConnectorContext;
 use crate::error::ConnectorError;
+use crate::object_stores;
 use crate::sink::{FlushPolicy, Guarantee, Reads, Sink, SinkConfig};
 use commit::Record;
 use dedupe::{Pending, Seen};
@@ -175,7 +176,7 @@ impl Parquet {
             let message = "`max_open_files`, `row_group_bytes` and `batch.max_rows` must be at least 1";
             return Err(invalid(message.into()));
         }
-        let store = match storage::is_url(&self.path) {
+        let store = match object_stores::is_url(&self.path) {
             true => Some(storage::object_store(&self.path, &self.options).map_err(invalid)?),
             false => None,
         };

@@ -5,19 +5,14 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::path::Path as Key;
-use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
 
 use super::commit::{Record, tmp_name};
 use super::local::{blocking, lock, remove_files};
 use super::storage::{BLOCKS, LOG, number_of, to_json};
 use crate::error::ConnectorError;
-
-/// Objects up to this size are sent at once, larger ones in parts of this size.
-const PART_BYTES: usize = 8 << 20;
-/// Parts of one object that are under way at a time.
-const PARTS_AT_A_TIME: usize = 4;
+use crate::object_stores::{UploadError, upload};
 
 /// A lake in an object store.
 #[derive(Clone)]
@@ -122,22 +117,13 @@ impl Remote {
     }
 
     async fn upload(&self, from: &Path, to: &str) -> Result<(), ConnectorError> {
-        let broken = |error| ConnectorError::disconnected(from.display().to_string(), error);
-        let mut file = tokio::fs::File::open(from).await.map_err(broken)?;
-        let key = self.key(to)?;
-        let mut part = Vec::new();
-        (&mut file).take(PART_BYTES as u64).read_to_end(&mut part).await.map_err(broken)?;
-        if part.len() < PART_BYTES {
-            return self.store.put(&key, PutPayload::from(part)).await.map(drop).map_err(|e| self.lost(e));
+        match upload(&*self.store, from, &self.key(to)?).await {
+            Ok(()) => Ok(()),
+            Err(UploadError::File(error)) => {
+                Err(ConnectorError::disconnected(from.display().to_string(), error))
+            }
+            Err(UploadError::Store(error)) => Err(self.lost(error)),
         }
-        let upload = self.store.put_multipart(&key).await.map_err(|error| self.lost(error))?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        while !part.is_empty() {
-            upload.wait_for_capacity(PARTS_AT_A_TIME).await.map_err(|error| self.lost(error))?;
-            upload.put(std::mem::take(&mut part).into());
-            (&mut file).take(PART_BYTES as u64).read_to_end(&mut part).await.map_err(broken)?;
-        }
-        upload.finish().await.map(drop).map_err(|error| self.lost(error))
     }
 
     /// Deletes the local copies of a commit's files.

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use futures::future::try_join_all;
-use url::Url;
 
 use super::commit::{BLOCK_COMMITS, Block, CommittedFile, Record, SNAPSHOT_COMMITS};
 use super::dedupe::Seen;
 use super::local::{self, Local};
 pub(super) use super::remote::Remote;
 use crate::error::ConnectorError;
+use crate::object_stores;
 
 /// The folder of data files that are not committed.
 pub(super) const TMP: &str = "_tmp";
@@ -41,24 +41,13 @@ pub(super) fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(".json")?.parse().ok()
 }
 
-/// Whether a path names an object store.
-pub(super) fn is_url(path: &str) -> bool {
-    path.contains("://")
-}
-
 /// The object store that a URL names, with options from the environment and from the configuration.
 pub(super) fn object_store(path: &str, options: &BTreeMap<String, String>) -> Result<Remote, String> {
-    let url = Url::parse(path).map_err(|error| format!("`{path}` is no URL: {error}"))?;
-    if url.scheme() == "file" {
+    if path.starts_with("file:") {
         return Err("a lake on local disk is written as a plain path".into());
     }
-    let environment = std::env::vars_os().filter_map(|(name, value)| {
-        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-        name.starts_with("AWS_").then(|| (name.to_ascii_lowercase(), value))
-    });
-    let options = environment.chain(options.iter().map(|(key, value)| (key.clone(), value.clone())));
-    let (store, prefix) = object_store::parse_url_opts(&url, options).map_err(|error| error.to_string())?;
-    Ok(Remote::new(store.into(), prefix.as_ref(), path))
+    let (store, prefix) = object_stores::open(path, options)?;
+    Ok(Remote::new(store, prefix.as_ref(), path))
 }
 
 /// What the commit log says.

@@ -2,6 +2,7 @@
 
 pub(super) mod faults;
 mod model;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,13 +10,16 @@ use std::sync::Arc;
 use logdrive_connectors::Metrics;
 use logdrive_operators::Checkpoint;
 use logdrive_schemas::{Partition, Position};
+use object_store::memory::InMemory;
 use proptest::prelude::*;
 
 use self::model::{Model, Step, arb_steps};
 use super::folder::Folder;
+use super::inspect::Shelf;
 use super::manifest::Manifest;
+use super::remote::Remote;
 use super::store::Store;
-use super::{Checkpoints, inspect};
+use super::{Checkpoints, Place};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
@@ -27,18 +31,19 @@ proptest! {
         steps in arb_steps(),
         crashes in prop::collection::vec((0..40usize, 0..60u64), 0..6),
         at_once in any::<bool>(),
+        is_far in any::<bool>(),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let lies = if is_far { Lies::in_a_store() } else { Lies::on_disk() };
         let (mut model, mut workers) = (Model::default(), 2);
         let mut at_cuts = BTreeMap::from([(0, model.clone())]);
-        let mut folder = Folder::new(dir.path());
+        let mut folder = lies.open();
         let mut store = Store::open(&folder, workers).unwrap().store;
         for (idx, step) in steps.iter().enumerate() {
             if !at_once {
                 store.at_once_bytes = 0;
             }
             if let Some((_, left)) = crashes.iter().find(|(at, _)| *at == idx) {
-                folder.faults.arm(*left);
+                arm(&folder, *left);
             }
             let cut = idx as u64 + 1;
             let parts = model.apply(step, workers);
@@ -46,7 +51,7 @@ proptest! {
             at_cuts.insert(cut, model.clone());
             let Ok(fallback) = written else {
                 workers = 1 + (workers + idx) % 4;
-                folder = Folder::new(dir.path());
+                folder = lies.open();
                 let found = Store::open(&folder, workers).unwrap();
                 prop_assert!(found.damages.is_empty(), "{:?}", found.damages);
                 // The manifest was there, or it was not.
@@ -62,12 +67,57 @@ proptest! {
             if step.waits {
                 store.finish_merging();
             }
-            let manifest = Manifest::read(&folder, cut).unwrap();
+            let shelf = lies.shelf();
+            let manifest = shelf.newest().unwrap().unwrap();
+            prop_assert_eq!(manifest.cut, cut);
             model.check(&folder, &manifest, workers);
-            prop_assert_eq!(inspect::verify(dir.path(), &manifest), vec![]);
+            prop_assert_eq!(shelf.verify(&manifest), vec![]);
             let on_disk = folder.names().unwrap().len();
             prop_assert!(on_disk <= 80, "{} files", on_disk);
         }
+    }
+}
+
+/// Where the checkpoints of a test lie.
+struct Lies {
+    dir: tempfile::TempDir,
+    store: Option<Arc<InMemory>>,
+}
+
+impl Lies {
+    fn on_disk() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), store: None }
+    }
+
+    fn in_a_store() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), store: Some(Arc::default()) }
+    }
+
+    /// As the pipeline does.
+    fn open(&self) -> Arc<Folder> {
+        let folder = self.look(self.dir.path());
+        folder.take_over().unwrap();
+        folder
+    }
+
+    /// As a command does, on a machine that has no copies.
+    fn shelf(&self) -> Shelf {
+        let copies = tempfile::tempdir().unwrap();
+        let path = if self.store.is_some() { copies.path() } else { self.dir.path() };
+        Shelf::of(self.look(path), copies)
+    }
+
+    fn look(&self, path: &std::path::Path) -> Arc<Folder> {
+        let store = self.store.as_ref().map(|store| Arc::<InMemory>::clone(store));
+        let remote = store.map(|store| Remote::new(store, "lake/a".into(), "memory").unwrap());
+        Folder::with(path, remote)
+    }
+}
+
+fn arm(folder: &Folder, left: u64) {
+    match folder.remote() {
+        Some(remote) => remote.faults.arm(left),
+        None => folder.faults.arm(left),
     }
 }
 
@@ -190,7 +240,8 @@ fn open(
     n_operators: usize,
     workers: usize,
 ) -> (Arc<Checkpoints>, super::CheckpointWriter) {
-    Checkpoints::open(dir, n_operators, workers, &Arc::new(Metrics::new())).unwrap()
+    let place = Place::Folder(dir.to_owned());
+    Checkpoints::open(&place, n_operators, workers, &Arc::new(Metrics::new())).unwrap()
 }
 
 #[test]
