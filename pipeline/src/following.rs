@@ -43,17 +43,19 @@ impl Wanted {
     }
 }
 
+/// That there is no such view, with the nearest name.
+pub(crate) fn unknown_view(view: &View, name: &str) -> SqlError {
+    let names: Vec<&str> = view.views.followed().collect();
+    let help = match logdrive_schemas::component::nearest(name, &names) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("views: {}", names.join(", ")),
+    };
+    SqlError { help: Some(help), ..failed("sql::unknown_table", &format!("there is no view `{name}`")) }
+}
+
 /// The columns of a view that can be followed.
 fn columns(view: &View, name: &str) -> Result<SchemaRef, SqlError> {
-    let Some(schema) = view.views.changes_schema(name) else {
-        let names: Vec<&str> = view.views.followed().collect();
-        let error = failed("sql::unknown_table", &format!("there is no view `{name}`"));
-        let help = match logdrive_schemas::component::nearest(name, &names) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("views: {}", names.join(", ")),
-        };
-        return Err(SqlError { help: Some(help), ..error });
-    };
+    let schema = view.views.changes_schema(name).ok_or_else(|| unknown_view(view, name))?;
     let n_columns = schema.fields().len() - 2;
     Ok(Arc::new(Schema::new(schema.fields()[..n_columns].to_vec())))
 }

@@ -6,6 +6,7 @@ pub mod api;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+mod explaining;
 mod following;
 mod memory;
 pub mod postgres;

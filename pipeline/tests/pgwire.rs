@@ -136,6 +136,71 @@ impl<'a> FromSql<'a> for Raw {
     }
 }
 
+/// `EXPLAIN` of a view: the same over every protocol.
+#[test]
+fn a_view_is_explained_alike_everywhere() {
+    let served = Served::new("");
+    let pipeline = served.filled();
+    let api = format!("http://127.0.0.1:{}", served.lab.api);
+    let over_http = |sql: &str| http(served.lab.api, "POST", "/v1/sql", "", sql);
+    let by_command = |sql: &str| served.lab.succeed(&["sql", "--api", &api, "--format", "json", sql]);
+
+    let (status, plan) = over_http("EXPLAIN VIEW per_window");
+    assert_eq!(status, 200, "{plan}");
+    for part in [
+        "TableScan: in",
+        "windows: 10 s every 10 s of `@timestamp`",
+        "one row per open window and key",
+        "[append]",
+        "max_bytes",
+    ] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+    assert_eq!(by_command("EXPLAIN VIEW per_window"), plan);
+
+    let (status, answer) = over_http("explain analyze view totals;");
+    assert_eq!(status, 200, "{answer}");
+    let rows: Vec<serde_json::Value> =
+        answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let took_in: i64 = rows.iter().filter_map(|row| row["rows"].as_i64()).max().unwrap();
+    assert!(took_in >= 100, "{answer}");
+    assert!(rows.iter().any(|row| row["time_ms"].as_f64().is_some_and(|ms| ms > 0.0)), "{answer}");
+    let kept = rows.last().unwrap();
+    assert_eq!((&kept["operator"], &kept["rows"]), (&"all state".into(), &3.into()), "{answer}");
+    assert!(kept["bytes"].as_i64().unwrap() > 0, "{answer}");
+
+    let (status, watermark) = over_http("EXPLAIN WATERMARK per_window");
+    assert_eq!(status, 200, "{watermark}");
+    assert!(watermark.contains("\"held_back_by_source\":\"in\""), "{watermark}");
+    assert_eq!(by_command("EXPLAIN WATERMARK per_window"), watermark);
+
+    let (status, refusal) = over_http("EXPLAIN VIEW totls");
+    assert_eq!(status, 400);
+    assert!(refusal.contains("did you mean `totals`?"), "{refusal}");
+
+    block_on(async {
+        let client = served.connect().await;
+        let lines = client.query("EXPLAIN VIEW per_window", &[]).await.unwrap();
+        let told: Vec<String> = lines.iter().map(|row| row.get::<_, Option<String>>(0).unwrap()).collect();
+        let by_http: Vec<String> = plan
+            .lines()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["plan"].as_str().unwrap().into()
+            })
+            .collect();
+        assert_eq!(told, by_http);
+        let operators = client.query("EXPLAIN ANALYZE VIEW public.totals", &[]).await.unwrap();
+        assert_eq!(operators.len(), rows.len());
+        let simple = client.simple_query("EXPLAIN WATERMARK per_window").await.unwrap();
+        assert!(simple.len() >= 2);
+        let error = client.query("EXPLAIN VIEW totls", &[]).await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::UNDEFINED_TABLE));
+    });
+    // What DataFusion explains is as it was.
+    assert_eq!(over_http("EXPLAIN SELECT * FROM totals").0, 200);
+    pipeline.stop();
+}
+
 #[test]
 fn psql_reads_live_views_and_looks_around() {
     if !has_psql("psql_reads_live_views_and_looks_around") {

@@ -4,30 +4,23 @@ use arrow::ipc::writer::StreamWriter;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use logdrive_queries::postgres::command;
 use logdrive_queries::{Answer, SqlError, query, to_csv, to_json, views};
 use serde_json::json;
 
+use crate::explaining::explained;
 use crate::reading;
 use crate::topology::View;
 
 /// Answers the query in the body. `Accept` chooses between NDJSON (the default), `text/csv` and Arrow IPC
 /// (`application/vnd.apache.arrow.stream`). Paths cannot be named: the API is not a way to read files.
 pub(super) async fn answer(State(view): State<View>, headers: HeaderMap, sql: String) -> Response {
-    let options = match reading::options(&view, &views::tables(&sql)).await {
-        Ok(options) => options,
-        Err(why) => {
-            count(&view, false);
-            return refused(StatusCode::CONFLICT, &json!({ "code": "sql::view", "message": why }));
-        }
-    };
-    let answer = match query(&sql, &options).await {
+    let answered = rows(&view, &sql).await;
+    count(&view, answered.is_ok());
+    let answer = match answered {
         Ok(answer) => answer,
-        Err(error) => {
-            count(&view, false);
-            return refused(StatusCode::BAD_REQUEST, &described(&error));
-        }
+        Err(refusal) => return refusal,
     };
-    count(&view, true);
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (kind, body) = if accept.contains("csv") {
         ("text/csv", to_csv(&answer).map(String::into_bytes))
@@ -43,6 +36,19 @@ pub(super) async fn answer(State(view): State<View>, headers: HeaderMap, sql: St
             refused(StatusCode::INTERNAL_SERVER_ERROR, &error)
         }
     }
+}
+
+/// The rows that a statement asks for, or why there are none.
+async fn rows(view: &View, sql: &str) -> Result<Answer, Response> {
+    let failed = |error: SqlError| refused(StatusCode::BAD_REQUEST, &described(&error));
+    if let Some(explained) = command(sql).ok().and_then(|command| explained(view, &command)) {
+        let rows = explained.map_err(failed)?;
+        return Ok(Answer { schema: rows.schema(), batches: vec![rows] });
+    }
+    let options = reading::options(view, &views::tables(sql))
+        .await
+        .map_err(|why| refused(StatusCode::CONFLICT, &json!({ "code": "sql::view", "message": why })))?;
+    query(sql, &options).await.map_err(failed)
 }
 
 fn count(view: &View, is_answered: bool) {

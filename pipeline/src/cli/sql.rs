@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::ipc::reader::StreamReader;
 use clap::{Args, ValueEnum};
+use logdrive_queries::postgres::{Command, command as command_of};
 use logdrive_queries::{Answer, Options, query, to_csv, to_json, to_table, views};
 
 use super::remote::{Api, unreachable_api};
@@ -52,7 +53,8 @@ pub(super) fn run(command: &Sql) -> Outcome {
     let runtime = runtime()?;
     let tables = views::tables(&command.query);
     // A name that is nothing here may be that of a live view; it can be joined with what the pipeline wrote.
-    let answer = if tables.iter().all(here) || tables.iter().any(is_path) {
+    let is_of_view = matches!(command_of(&command.query), Ok(Command::Explain { .. }));
+    let answer = if !is_of_view && tables.iter().all(here) || tables.iter().any(is_path) {
         runtime.block_on(query(&command.query, &options)).map_err(|error| {
             let at = error.at.map(|(start, length)| At { start, length });
             let refusal = Refusal { code: error.code.into(), message: error.message, help: error.help, at };
@@ -80,9 +82,12 @@ async fn ask(command: &Sql) -> Result<Answer, String> {
         .header("accept", "application/vnd.apache.arrow.stream")
         .timeout(command.timeout)
         .body(command.query.clone());
-    let response = request.send().await.map_err(|e| {
-        let tables = views::tables(&command.query).join("`, `");
-        format!("`{tables}` is no file or folder here, and {}", unreachable_api(api, &e))
+    let response = request.send().await.map_err(|e| match views::tables(&command.query) {
+        none if none.is_empty() => unreachable_api(api, &e),
+        tables => {
+            let tables = tables.join("`, `");
+            format!("`{tables}` is no file or folder here, and {}", unreachable_api(api, &e))
+        }
     })?;
     let is_answer = response.status().is_success();
     let body = response.bytes().await.map_err(|e| e.to_string())?;

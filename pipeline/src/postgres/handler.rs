@@ -29,6 +29,7 @@ use super::error::{error, error_with_hint, fatal, of_sql};
 use super::parameter;
 use super::rows::{Origin, Sent, subscription_schema};
 use crate::config::postgres::PostgresConfig;
+use crate::explaining;
 use crate::following::{Follower, Wanted};
 use crate::reading;
 use crate::topology::View;
@@ -116,6 +117,10 @@ impl Handler {
                 Ok((Some(shaped.schema), parameters))
             }
             Command::Show(name) => Ok((Some(shown(connection, name)?.schema()), Vec::new())),
+            Command::Explain { .. } => {
+                let columns = explaining::columns(&self.view, command).transpose();
+                Ok((columns.map_err(|error| of_sql(error, text, 0))?, Vec::new()))
+            }
             Command::Subscribe { query, .. } => {
                 let wanted = self.wanted(query).map_err(|error| of_sql(error, text, 0))?;
                 Ok((Some(subscription_schema(wanted.columns())), Vec::new()))
@@ -197,6 +202,12 @@ impl Handler {
                 let rows = shown(connection, name)?;
                 let schema = rows.schema();
                 Ok(Outcome::Rows(sent(Origin::Fixed(Some(rows)), schema), "SHOW"))
+            }
+            Command::Explain { .. } => {
+                let rows = explaining::explained(&self.view, command).transpose();
+                let rows = rows.map_err(|error| of_sql(error, place.0, place.1))?;
+                let schema = rows.as_ref().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+                Ok(Outcome::Rows(sent(Origin::Fixed(rows), schema), "EXPLAIN"))
             }
             Command::Query => {
                 let mut options = self.options(connection, sql, place, true).await?;

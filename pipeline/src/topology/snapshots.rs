@@ -9,13 +9,14 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use logdrive_connectors::Metrics;
-use logdrive_operators::{Snapshots, ViewRows};
+use logdrive_operators::{Snapshots, View, ViewRows};
 use logdrive_schemas::Partition;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::changes::{Feed, Feeds, Lost, Subscription};
 use super::epochs::Epochs;
+use super::profile::Profile;
 use crate::config::Plan;
 
 /// How far ahead the epoch lies that a reader names: longer than it takes to ask all workers.
@@ -34,6 +35,7 @@ pub struct ViewReader {
     n_workers: usize,
     epochs: Arc<Epochs>,
     feeds: Feeds,
+    profile: Arc<Profile>,
 }
 
 /// A view as a table.
@@ -41,6 +43,8 @@ pub struct ViewReader {
 struct Table {
     /// `None` for a view that keeps nothing.
     schema: Option<SchemaRef>,
+    /// How it is computed, for a reader.
+    explain: String,
     n_waiting: AtomicUsize,
     requests: Mutex<Vec<Request>>,
     progress: Mutex<Progress>,
@@ -74,20 +78,40 @@ struct Request {
 
 impl ViewReader {
     pub(super) fn new(plan: &Plan, epochs: &Arc<Epochs>, metrics: &Arc<Metrics>) -> Arc<Self> {
-        let table = |schema| Table {
-            schema,
+        let table = |view: &dyn View| Table {
+            schema: view.table(),
+            explain: view.explain(),
             n_waiting: AtomicUsize::new(0),
             requests: Mutex::default(),
             progress: Mutex::default(),
         };
-        let views = plan.views.iter().map(|view| (view.name.to_string(), table(view.view.table())));
+        let views = plan.views.iter().map(|view| (view.name.to_string(), table(&*view.view)));
         let (views, feeds) = (views.collect(), Feeds::new(plan, metrics));
-        Arc::new(Self { views, n_workers: plan.workers, epochs: Arc::clone(epochs), feeds })
+        let profile = Arc::new(Profile::new(plan.workers));
+        Arc::new(Self { views, n_workers: plan.workers, epochs: Arc::clone(epochs), feeds, profile })
     }
 
     /// The views that can be read, with their columns.
     pub fn tables(&self) -> impl Iterator<Item = (&str, &SchemaRef)> {
         self.views.iter().filter_map(|(name, table)| Some((name.as_str(), table.schema.as_ref()?)))
+    }
+
+    /// How a view is computed, for a reader; `None` if there is no such view.
+    #[must_use]
+    pub fn explain(&self, view: &str) -> Option<&str> {
+        self.views.get(view).map(|table| table.explain.as_str())
+    }
+
+    /// What the operators of views do.
+    #[must_use]
+    pub(crate) fn profile(&self) -> &Arc<Profile> {
+        &self.profile
+    }
+
+    /// On how many workers views are computed.
+    #[must_use]
+    pub fn n_workers(&self) -> usize {
+        self.n_workers
     }
 
     /// How far event time has come in each view with windows, by name.

@@ -93,7 +93,11 @@ pub(super) fn build<'scope>(
             let beginning = beginnings.get(&of.input).cloned();
             ViewInput { rows, beginning: beginning.map(|beginning| beginning.map(aligned)) }
         });
-        let ViewOutput { rows, rejects: refused, beginning } = view.view.attach(inputs.collect(), &worker_cx);
+        let inputs = inputs.collect();
+        let first = scope.worker().peek_identifier();
+        let ViewOutput { rows, rejects: refused, beginning } = view.view.attach(inputs, &worker_cx);
+        let operators = first..scope.worker().peek_identifier();
+        runtime.views.profile().attached(scope.index(), &view.name, operators);
         let rows = followed(&view.name, Input::View(idx), watched(rows), runtime);
         if plan.has_outbox(idx) {
             let outbox = Outbox::new(view, &worker_cx);

@@ -14,6 +14,13 @@ pub enum Command {
     Empty,
     /// Rows: `SELECT`, `WITH`, `VALUES`, `EXPLAIN`, `DESCRIBE`, `SHOW TABLES`.
     Query,
+    /// `EXPLAIN VIEW name` and its kin.
+    Explain {
+        /// What is asked of the view.
+        what: Explained,
+        /// Its name.
+        view: String,
+    },
     /// The start of a transaction, which changes nothing: each statement reads one epoch of its own.
     Begin,
     /// Its end.
@@ -46,6 +53,17 @@ pub enum Command {
     Copy(String),
     /// Something else, by its first word.
     Other(String),
+}
+
+/// What a statement asks of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explained {
+    /// `EXPLAIN VIEW`: how it is computed.
+    Plan,
+    /// `EXPLAIN ANALYZE VIEW`: what its operators have done.
+    Analyze,
+    /// `EXPLAIN WATERMARK`: how far event time has come, and what holds it back.
+    Watermark,
 }
 
 /// What is subscribed to.
@@ -119,7 +137,8 @@ pub fn command(sql: &str) -> Result<Command, SqlError> {
         }
         "subscribe" => words.subscribe()?,
         "copy" => words.copy()?,
-        "select" | "with" | "values" | "explain" | "describe" | "table" | "desc" => Command::Query,
+        "explain" => words.explain()?,
+        "select" | "with" | "values" | "describe" | "table" | "desc" => Command::Query,
         // A query in brackets.
         "" => Command::Query,
         other => Command::Other(other.to_owned()),
@@ -234,24 +253,42 @@ impl<'a> Words<'a> {
         }
     }
 
+    fn explain(&mut self) -> Result<Command, SqlError> {
+        let what = if self.eat("view") {
+            Explained::Plan
+        } else if self.eat("watermark") {
+            Explained::Watermark
+        } else if self.eat("analyze") && self.eat("view") {
+            Explained::Analyze
+        } else {
+            return Ok(Command::Query);
+        };
+        let view = self.view()?;
+        while self.tokens.first().is_some_and(|token| token.token == Token::SemiColon) {
+            self.next();
+        }
+        match self.tokens {
+            [] => Ok(Command::Explain { what, view }),
+            _ => Err(self.expected("the end")),
+        }
+    }
+
+    /// The name of a view; `public.view` is the view.
+    fn view(&mut self) -> Result<String, SqlError> {
+        let name = self.exact().ok_or_else(|| self.expected("the name of a view"))?;
+        if self.tokens.first().is_none_or(|token| token.token != Token::Period) {
+            return Ok(name);
+        }
+        self.next();
+        self.exact().ok_or_else(|| self.expected("the name of a view"))
+    }
+
     fn subscribe(&mut self) -> Result<Command, SqlError> {
         self.eat("to");
         let query = match self.tokens.first().map(|token| &token.token) {
             Some(Token::LParen) => Subscribed::Query(self.bracketed()?),
-            _ => {
-                let view = self
-                    .exact()
-                    .ok_or_else(|| self.expected("the name of a view, or a query in brackets"))?;
-                // `public.view` is the view.
-                match self.tokens.first().map(|token| &token.token) {
-                    Some(Token::Period) => {
-                        self.next();
-                        let name = self.exact().ok_or_else(|| self.expected("the name of a view"))?;
-                        Subscribed::View(name)
-                    }
-                    _ => Subscribed::View(view),
-                }
-            }
+            Some(Token::Word(_)) => Subscribed::View(self.view()?),
+            _ => return Err(self.expected("the name of a view, or a query in brackets")),
         };
         let token = if self.eat("from") {
             let Some(Token::SingleQuotedString(token)) = self.tokens.first().map(|token| &token.token) else {

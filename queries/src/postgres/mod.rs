@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 pub use self::catalog::{type_oid, type_size};
-pub use self::command::{Command, Subscribed, command, pieces};
+pub use self::command::{Command, Explained, Subscribed, command, pieces};
 pub(crate) use self::rewrite::{Rewritten, rewrite};
 use crate::compiler::Positions;
 use crate::lake::SqlError;

@@ -52,6 +52,7 @@ fn a_text_is_cut_into_statements() {
 #[test]
 fn commands_are_told_from_queries() {
     let set = |name: &str, value: &str| Command::Set { name: name.into(), value: value.into() };
+    let explain = |what, view: &str| Command::Explain { what, view: view.into() };
     let subscribe = |query: Subscribed, token: Option<&str>| Command::Subscribe {
         query,
         token: token.map(str::to_owned),
@@ -81,6 +82,11 @@ fn commands_are_told_from_queries() {
         ("DEALLOCATE ALL", Command::Deallocate(None)),
         ("DEALLOCATE PREPARE \"x\"", Command::Deallocate(Some("x".into()))),
         ("DISCARD ALL", Command::Ignored("DISCARD ALL")),
+        ("EXPLAIN SELECT 1", Command::Query),
+        ("EXPLAIN ANALYZE SELECT 1", Command::Query),
+        ("EXPLAIN VIEW totals;", explain(Explained::Plan, "totals")),
+        ("explain analyze view public.\"T\"", explain(Explained::Analyze, "T")),
+        ("EXPLAIN WATERMARK totals", explain(Explained::Watermark, "totals")),
         ("SUBSCRIBE TO totals", subscribe(Subscribed::View("totals".into()), None)),
         ("subscribe public.\"T\" from 'a-1'", subscribe(Subscribed::View("T".into()), Some("a-1"))),
         ("SUBSCRIBE (SELECT (n) FROM x)", subscribe(Subscribed::Query("SELECT (n) FROM x".into()), None)),

@@ -122,6 +122,7 @@ pub(super) fn physical(
             "compare a time with `now()` in WHERE; in the columns use the time in the row",
         ));
     }
+    refuse_subqueries(expr)?;
     state.create_physical_expr(expr.clone(), schema).map_err(|error| failed(&error))
 }
 
@@ -131,6 +132,28 @@ pub(super) fn failed(error: &DataFusionError) -> CompileError {
 
 pub(super) fn refuse(message: impl Into<String>, help: impl Into<String>) -> CompileError {
     CompileError { code: "sql::unsupported", message: message.into(), help: Some(help.into()), at: None }
+}
+
+/// Subqueries of which no rule made a join.
+fn refuse_subqueries(expr: &Expr) -> Result<(), CompileError> {
+    let has = |is_one: fn(&Expr) -> bool| !matches!(expr.exists(|node| Ok(is_one(node))), Ok(false));
+    if has(|node| matches!(node, Expr::SetComparison(_))) {
+        return Err(refuse(
+            "ANY and ALL over a subquery",
+            "write EXISTS (SELECT … WHERE …), or compare with min(…) or max(…) of the subquery",
+        ));
+    }
+    if has(|node| matches!(node, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_))) {
+        return Err(of_subquery());
+    }
+    Ok(())
+}
+
+fn of_subquery() -> CompileError {
+    refuse(
+        "a view cannot use a subquery in this place",
+        "join with what it selects, grouped by the columns that it is compared by",
+    )
 }
 
 /// Windows that are no function of one row.
@@ -151,12 +174,21 @@ pub(super) fn unsupported(plan: &LogicalPlan) -> CompileError {
             "a view has no order",
             "leave ORDER BY out, or add LIMIT; order the rows when you read the view",
         ),
-        LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
+        LogicalPlan::EmptyRelation(_) => {
             refuse("the query reads no stream", "add FROM and the name of a source or stream")
         }
+        LogicalPlan::Values(_) => refuse(
+            "a view cannot use rows that are written into it",
+            "write CASE for few; have a `lookup` step add the columns of many",
+        ),
+        LogicalPlan::Unnest(_) => refuse(
+            "a view cannot make several rows of one",
+            "keep the list as a column, and unnest it where the view is read",
+        ),
+        LogicalPlan::Subquery(_) => of_subquery(),
         other => refuse(
             format!("a view cannot use {} yet", other.display()),
-            "docs/views.md has what a view can use",
+            "compute this part where the view is read, in `logdrive sql` or by the PostgreSQL protocol",
         ),
     }
 }
@@ -276,7 +308,7 @@ pub(super) fn window_of(expr: &Expr) -> Result<Option<(Windowing, Expr, Output)>
     let windows = kind.windowing(&intervals).map_err(|reason| CompileError {
         code: "sql::type",
         message: format!("{}: {reason}", kind.name()),
-        help: None,
+        help: Some(format!("write {}", kind.signature())),
         at: None,
     })?;
     Ok(Some((windows, function.args[0].clone(), Output::Window)))

@@ -133,6 +133,11 @@ fn check_bound(spec: &Spec, options: &ViewOptions) -> Result<(), CompileError> {
     })
 }
 
+/// What bounds the state of a view in any case, for a reader.
+fn bound(max_bytes: u64) -> String {
+    format!("all state together takes at most {max_bytes} bytes (`max_bytes`); beyond that the view stops")
+}
+
 /// Changes when old state does not fit any more.
 fn fingerprint(spec: &Spec, options: &ViewOptions) -> u64 {
     let mut text = spec.plan.clone();
@@ -270,10 +275,14 @@ impl View for SqlView {
         line(
             "emits",
             match self.options.emit {
-                Emit::Changes => "every change (`_change`, `_epoch`)",
-                Emit::Final => "each row once, when its window closes",
+                Emit::Changes if self.spec.aggregation.is_none() => "every row, once [append]",
+                Emit::Changes => "every change (`_change`, `_epoch`) [insert, delete]",
+                Emit::Final => "each row once, when its window closes [append]",
             },
         );
+        if self.spec.aggregation.is_some() {
+            line("bound", &bound(self.options.max_bytes));
+        }
         text
     }
 

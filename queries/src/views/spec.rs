@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
+use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -81,6 +81,14 @@ pub(super) fn run(stages: &[Stage], rows: &RecordBatch) -> Result<Staged> {
         }
     }
     Ok(staged)
+}
+
+/// Some rows, also of those without columns, which are only counted.
+pub(super) fn take_rows(rows: &RecordBatch, indices: &UInt32Array) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
+    let columns = rows.columns().iter().map(|column| take(column, indices, None));
+    let columns = columns.collect::<Result<_, _>>()?;
+    Ok(RecordBatch::try_new_with_options(rows.schema(), columns, &options)?)
 }
 
 /// The values of expressions.

@@ -114,6 +114,7 @@ pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, Co
     let runtime = runtime.map_err(|error| internal(format!("cannot start a runtime to plan: {error}")))?;
     let plan = runtime.block_on(state.statement_to_plan(statement)).map_err(failed)?;
     refuse_volatile(&plan)?;
+    refuse_distinct_on(&plan)?;
     Ok(Planned { plan, state, positions })
 }
 
@@ -309,6 +310,24 @@ fn bare_names(query: &mut ast::Query, inputs: &[Table]) {
         ControlFlow::Continue(())
     });
     debug_assert!(walk.is_continue(), "nothing breaks it");
+}
+
+/// Refuses DISTINCT ON: which row it takes is said by an ORDER BY that would look like that of the answer.
+fn refuse_distinct_on(plan: &LogicalPlan) -> Result<(), CompileError> {
+    let is_one = |node: &LogicalPlan| matches!(node, LogicalPlan::Distinct(Distinct::On(_)));
+    match plan.exists(|node| Ok(is_one(node))) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(CompileError {
+            code: "sql::unsupported",
+            message: "a view cannot use DISTINCT ON".into(),
+            help: Some(
+                "write SELECT … FROM (SELECT *, row_number() OVER (PARTITION BY … ORDER BY …) AS k FROM …) WHERE k = 1"
+                    .into(),
+            ),
+            at: None,
+        }),
+        Err(error) => Err(internal(error.to_string())),
+    }
 }
 
 /// Refuses what gives another value each time: a replay would not repeat it, and DataFusion would fold `now()` to the

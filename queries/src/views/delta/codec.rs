@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::SortOptions;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::Result;
 
@@ -38,7 +38,9 @@ impl Codec {
 
     /// Whether rows with such columns have a form as bytes.
     pub(super) fn supports(schema: &SchemaRef) -> bool {
-        RowConverter::supports_fields(&sort_fields(schema))
+        // A dictionary would come back as its values, and an empty one is more than the converter can take.
+        let has_dictionary = |field: &FieldRef| has_dictionary(field.data_type());
+        RowConverter::supports_fields(&sort_fields(schema)) && !schema.fields().iter().any(has_dictionary)
     }
 
     /// The bytes of each row.
@@ -60,6 +62,17 @@ impl Codec {
             self.converter.convert_rows(rows.map(|row| parser.parse(row)))?
         };
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+}
+
+fn has_dictionary(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(..) => true,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            has_dictionary(item.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().any(|field| has_dictionary(field.data_type())),
+        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{filter_record_batch, take_record_batch};
+use arrow::compute::filter_record_batch;
 use datafusion::common::Result;
 use logdrive_operators::flow::{Counted, Cuts, StateWriter, restored};
 use logdrive_operators::{BatchStream, Batches, ViewOutcome};
@@ -17,7 +17,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use super::super::health::Health;
 use super::super::output::CHANGE;
 use super::super::scatter::Outcomes;
-use super::super::spec::{isolate, run};
+use super::super::spec::{isolate, run, take_rows};
 use super::DeltaView;
 use super::codec::Codec;
 use super::keeper::Coming;
@@ -157,7 +157,7 @@ fn split(batch: &Batch, leaf: &Leaf) -> Result<Vec<Part>> {
     let coming: UInt32Array =
         (0..).zip(is_deletion.values()).filter(|(_, is_deletion)| !is_deletion).map(|(row, _)| row).collect();
     let deletions = filter_record_batch(&reads, &is_deletion)?;
-    let insertions = take_record_batch(&reads, &coming)?;
+    let insertions = take_rows(&reads, &coming)?;
     Ok(vec![
         Part { rows: deletions, indices: None, diff: -1 },
         Part { rows: insertions, indices: Some(coming), diff: 1 },

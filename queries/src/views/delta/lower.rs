@@ -110,7 +110,10 @@ impl Lowering<'_> {
         if Codec::supports(&node.schema) {
             return Ok(node);
         }
-        Err(refuse("a view cannot keep rows with a map", "select the values of the map that you need"))
+        Err(refuse(
+            "a view cannot keep rows with a map or a dictionary",
+            "select the values of the map that you need; CAST a dictionary to what it is of",
+        ))
     }
 
     fn scan(&mut self, scan: &TableScan) -> Result<Node, CompileError> {
@@ -262,7 +265,7 @@ impl Lowering<'_> {
             ));
         }
         if matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark) {
-            return Err(internal(format!("a {} join", join.join_type)));
+            return self.join(&swapped(join));
         }
         let (left_schema, right_schema) = (join.left.schema(), join.right.schema());
         let as_of = join.filter.as_ref().and_then(|condition| asof::find(condition, left_schema));
@@ -540,6 +543,17 @@ fn call(aggregate: Aggregate, arguments: &mut Vec<Arc<dyn PhysicalExpr>>) -> Cal
     let only_counts = function.fun().name() == "count" && !function.is_distinct();
     let own = own.into_iter().filter(|expr| !only_counts || !is_constant(expr));
     Call { columns: own.map(&mut column).collect(), filter: filter.map(column), function }
+}
+
+/// The same join, said from the other side.
+fn swapped(join: &LogicalJoin) -> LogicalJoin {
+    LogicalJoin {
+        left: Arc::clone(&join.right),
+        right: Arc::clone(&join.left),
+        on: join.on.iter().map(|(left, right)| (right.clone(), left.clone())).collect(),
+        join_type: join.join_type.swap(),
+        ..join.clone()
+    }
 }
 
 fn orders(order: &[PhysicalSortExpr]) -> Vec<Order> {

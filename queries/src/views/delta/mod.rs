@@ -273,6 +273,8 @@ impl View for DeltaView {
             Some(_) => "emits: each row once, when the watermark says that it cannot change\n",
             None => "emits: every change (`_change`, `_epoch`)\n",
         });
+        let bound = super::bound(self.options.max_bytes);
+        writeln!(text, "bound: {bound}").expect("writing to a string cannot fail");
         text
     }
 

@@ -192,6 +192,12 @@ impl Lifetime {
     }
 }
 
+/// What an operator hands on: rows that stay, or also rows that are taken back.
+const MODES: [&str; 2] = [" [append]", " [insert, delete]"];
+
+/// Before what is told of operators that are within a leaf.
+const WITHIN: &str = "  | ";
+
 /// A query, ready to run.
 #[derive(Debug)]
 pub(super) struct DeltaSpec {
@@ -210,9 +216,33 @@ impl DeltaSpec {
         text
     }
 
+    /// Whether rows that leave a node may be taken back later.
+    fn takes_back(&self, node: &Node) -> bool {
+        match &node.kind {
+            Kind::Leaf(idx) => {
+                let leaf = &self.leaves[*idx];
+                leaf.changes || leaf.pane.is_some() || !leaf.lifetime.is_endless()
+            }
+            Kind::Stages(input, _) => self.takes_back(input),
+            Kind::Join(join) => {
+                join.join_type != JoinType::Inner
+                    || self.takes_back(&join.left)
+                    || self.takes_back(&join.right)
+            }
+            Kind::Group(group) => !group.aggregates.is_empty() || self.takes_back(&group.input),
+            Kind::Rank(_) | Kind::First(_) => true,
+            Kind::Union(inputs) => inputs.iter().any(|input| self.takes_back(input)),
+            Kind::Fixpoint { start, step } => self.takes_back(start) || self.takes_back(step),
+            Kind::Found => false,
+        }
+    }
+
     fn line(&self, node: &Node, depth: usize, text: &mut String) {
+        // Lines of what is within a leaf say it themselves.
+        let mode = if self.takes_back(node) { MODES[1] } else { MODES[0] };
         let mut line = |what: String| {
-            writeln!(text, "{:indent$}{what}", "", indent = 2 * depth)
+            let mode = if what.starts_with(WITHIN) { "" } else { mode };
+            writeln!(text, "{:indent$}{what}{mode}", "", indent = 2 * depth)
                 .expect("writing to a string cannot fail");
         };
         match &node.kind {
@@ -233,7 +263,7 @@ impl DeltaSpec {
                 line(format!("{kind} of `{}`, kept {bound}", leaf.table));
                 if let Some(pane) = &leaf.pane {
                     for part in logdrive_operators::View::explain(&**pane).lines().filter(|l| !l.is_empty()) {
-                        line(format!("  | {part}"));
+                        line(format!("{WITHIN}{part}"));
                     }
                 }
             }

@@ -18,6 +18,11 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 /// Batches by epoch.
 pub(super) type Epochs = BTreeMap<u64, Vec<Batch>>;
 
+/// The source that feeds an input.
+pub(super) fn source_of(input: usize) -> String {
+    if input == 0 { "in".into() } else { format!("in{input}") }
+}
+
 /// State of operators by cut.
 pub(super) type States = BTreeMap<u64, BTreeMap<String, Vec<Vec<u8>>>>;
 
@@ -181,7 +186,10 @@ impl Run<'_> {
         });
         let (runtime, epochs, view) = (Arc::clone(&shared), epochs.clone(), Arc::clone(self.view));
         let guards = timely::execute(timely::Config::process(self.workers), move |worker| {
-            let mut input = InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder();
+            let n_inputs = view.reads().len();
+            let mut inputs: Vec<_> =
+                (0..n_inputs).map(|_| InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder()).collect();
+            let sources: Vec<String> = (0..n_inputs).map(source_of).collect();
             let probe = ProbeHandle::new();
             let (index, peers) = (worker.index(), worker.peers());
             let cx = WorkerContext {
@@ -193,8 +201,9 @@ impl Run<'_> {
                 snapshots: Arc::<Shared>::clone(&runtime) as _,
             };
             worker.dataflow::<u64, _, _>(|scope| {
-                let read = ViewInput { rows: scope.input_from(&mut input), beginning: None };
-                let ViewOutput { rows, rejects, .. } = view.attach(vec![read], &cx);
+                let read = inputs.iter_mut().map(|input| scope.input_from(input));
+                let read = read.map(|rows| ViewInput { rows, beginning: None }).collect();
+                let ViewOutput { rows, rejects, .. } = view.attach(read, &cx);
                 let (of_rows, of_rejects) = (Arc::clone(&runtime), Arc::clone(&runtime));
                 rows.inspect_container(move |event| {
                     if let Ok((epoch, batches)) = event {
@@ -218,12 +227,15 @@ impl Run<'_> {
             for (n, (epoch, batches)) in epochs.iter().enumerate() {
                 // Workers drift apart, but not for ever.
                 if n % (3 + index) == 0 {
-                    worker.step_while(|| probe.less_than(&(epoch - 500)) && probe.less_than(input.time()));
+                    worker
+                        .step_while(|| probe.less_than(&(epoch - 500)) && probe.less_than(inputs[0].time()));
                 }
-                input.advance_to(*epoch);
+                inputs.iter_mut().for_each(|input| input.advance_to(*epoch));
                 for (idx, batch) in batches.iter().enumerate() {
                     if (n + idx) % peers == index {
-                        input.send_batch(&mut Batches(vec![batch.clone()]));
+                        let source = &*batch.origin().source;
+                        let input = sources.iter().position(|name| name == source).unwrap();
+                        inputs[input].send_batch(&mut Batches(vec![batch.clone()]));
                     }
                 }
                 // Without a step the frontier jumps over several epochs at once.
@@ -231,7 +243,7 @@ impl Run<'_> {
                     worker.step();
                 }
             }
-            input.close();
+            inputs.into_iter().for_each(InputHandle::close);
             worker.step_while(|| !probe.done());
         })
         .unwrap();

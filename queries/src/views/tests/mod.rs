@@ -5,6 +5,7 @@ mod finals;
 mod harness;
 mod later;
 mod reference;
+mod slt;
 mod state;
 
 use std::collections::BTreeMap;
@@ -214,6 +215,15 @@ fn try_batch_answer(sql: &str, rows: &[Row], hop: Option<(i64, i64)>) -> Result<
 
 /// What is left when all changes are applied; a change that takes back what was not told panics.
 fn settled(rows: &[(u64, RecordBatch)], emit: Emit) -> Vec<String> {
+    settled_as(rows, emit, formatted)
+}
+
+/// The same, with rows as `format` writes them.
+fn settled_as(
+    rows: &[(u64, RecordBatch)],
+    emit: Emit,
+    format: fn(&RecordBatch) -> Vec<String>,
+) -> Vec<String> {
     let mut left: BTreeMap<String, i64> = BTreeMap::new();
     let mut rows: Vec<&(u64, RecordBatch)> = rows.iter().collect();
     rows.sort_by_key(|(epoch, _)| *epoch);
@@ -226,7 +236,7 @@ fn settled(rows: &[(u64, RecordBatch)], emit: Emit) -> Vec<String> {
                 (shown, Some(formatted(&batch.project(&[n_columns - 2]).unwrap())))
             }
         };
-        for (row, text) in formatted(&shown).into_iter().enumerate() {
+        for (row, text) in format(&shown).into_iter().enumerate() {
             let diff = if change.as_ref().is_some_and(|change| change[row] == "delete") { -1 } else { 1 };
             *left.entry(text).or_default() += diff;
         }
