@@ -107,6 +107,7 @@ fn view(sql: &str, contents: &[Content], feed: Feed, emit: Emit) -> Result<Arc<d
         name: content.name.clone(),
         schema: content.rows.schema(),
         changes: feed == Feed::Views,
+        fingerprint: 0,
     };
     let tables: Vec<Table> = contents.iter().map(table).collect();
     // Rows come in any order, and none is late.
