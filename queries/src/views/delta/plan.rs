@@ -229,8 +229,8 @@ impl DeltaSpec {
                     || self.takes_back(&join.left)
                     || self.takes_back(&join.right)
             }
-            Kind::Group(group) => !group.aggregates.is_empty() || self.takes_back(&group.input),
-            Kind::Rank(_) | Kind::First(_) => true,
+            Kind::Group(group) => !group.calls.is_empty() || self.takes_back(&group.input),
+            Kind::AsOf(_) | Kind::Rank(_) | Kind::First(_) => true,
             Kind::Union(inputs) => inputs.iter().any(|input| self.takes_back(input)),
             Kind::Fixpoint { start, step } => self.takes_back(start) || self.takes_back(step),
             Kind::Found => false,
