@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
@@ -76,6 +77,24 @@ struct Shared {
     crashes: bool,
     read_at: Option<u64>,
     outcome: Mutex<Outcome>,
+    failed: AtomicBool,
+}
+
+impl Shared {
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+}
+
+/// Says on the way out of a panic that the others need not wait for this worker.
+struct Panicking(Arc<Shared>);
+
+impl Drop for Panicking {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.failed.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Checkpoint for Shared {
@@ -183,9 +202,11 @@ impl Run<'_> {
             crashes: self.crashes,
             read_at: self.read_at,
             outcome: Mutex::default(),
+            failed: AtomicBool::default(),
         });
         let (runtime, epochs, view) = (Arc::clone(&shared), epochs.clone(), Arc::clone(self.view));
         let guards = timely::execute(timely::Config::process(self.workers), move |worker| {
+            let _panicking = Panicking(Arc::clone(&runtime));
             let n_inputs = view.reads().len();
             let mut inputs: Vec<_> =
                 (0..n_inputs).map(|_| InputHandle::<u64, NoopBuilder<Batches>>::new_with_builder()).collect();
@@ -227,8 +248,11 @@ impl Run<'_> {
             for (n, (epoch, batches)) in epochs.iter().enumerate() {
                 // Workers drift apart, but not for ever.
                 if n % (3 + index) == 0 {
-                    worker
-                        .step_while(|| probe.less_than(&(epoch - 500)) && probe.less_than(inputs[0].time()));
+                    worker.step_while(|| {
+                        probe.less_than(&(epoch - 500))
+                            && probe.less_than(inputs[0].time())
+                            && !runtime.has_failed()
+                    });
                 }
                 inputs.iter_mut().for_each(|input| input.advance_to(*epoch));
                 for (idx, batch) in batches.iter().enumerate() {
@@ -244,7 +268,7 @@ impl Run<'_> {
                 }
             }
             inputs.into_iter().for_each(InputHandle::close);
-            worker.step_while(|| !probe.done());
+            worker.step_while(|| !probe.done() && !runtime.has_failed());
         })
         .unwrap();
         guards.join().into_iter().for_each(|result| result.unwrap());
