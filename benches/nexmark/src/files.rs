@@ -105,7 +105,7 @@ impl Feed {
     ///
     /// # Errors
     /// If a line cannot be read or is not a row.
-    pub fn next(&mut self) -> Result<Option<Batch>> {
+    pub fn next_epoch(&mut self) -> Result<Option<Batch>> {
         let mut data = Vec::new();
         let mut messages = Vec::with_capacity(self.per_epoch);
         while messages.len() < self.per_epoch {
@@ -165,10 +165,10 @@ mod tests {
                 schema(name).fields().iter().map(|field| field.name().clone()).collect();
             let mut feed = Feed::open(&folder, table, &columns, 100).expect("the file was made");
             for epoch in &epochs {
-                let found = feed.next().expect("rows").map(|batch| batch.rows().clone());
+                let found = feed.next_epoch().expect("rows").map(|batch| batch.rows().clone());
                 assert_eq!(found, epoch[table].as_ref().map(|batch| batch.rows().clone()));
             }
-            assert!(feed.next().expect("an end").is_none());
+            assert!(feed.next_epoch().expect("an end").is_none());
         }
         assert!(fs::remove_dir_all(scratch).is_ok());
     }

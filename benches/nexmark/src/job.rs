@@ -50,7 +50,7 @@ pub fn view(query: &Query, data: &Path, per_epoch: usize, output: &Path) -> Resu
         let mut last = 0;
         std::iter::from_fn(move || {
             let mut feeds = feeds.lock().unwrap_or_else(PoisonError::into_inner);
-            let rows = note(&problem, feeds.iter_mut().map(Feed::next).collect::<Result<Vec<_>>>())?;
+            let rows = note(&problem, feeds.iter_mut().map(Feed::next_epoch).collect::<Result<Vec<_>>>())?;
             rows.iter().any(Option::is_some).then(|| {
                 last = run::newest(rows.iter().flatten()).max(last + 1);
                 (last, rows.into_iter().map(|rows| Batches(rows.into_iter().collect())).collect())
