@@ -18,6 +18,7 @@ mod message;
 mod world;
 
 use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -155,7 +156,8 @@ fn simulate(seed: u64) -> Vec<String> {
             return vec![format!("life {life} does not end")];
         }
     }
-    println!("seed {seed}: {} faults, far ends {:?}", world.n_faults.load(Ordering::Relaxed), world.far_ends);
+    let n_faults = world.n_faults.load(Ordering::Relaxed);
+    writeln!(&mut stdout(), "seed {seed}: {n_faults} faults, far ends {:?}", world.far_ends).unwrap();
     world.settle()
 }
 
