@@ -17,6 +17,7 @@ use logdrive_schemas::{Batch, Chunk, Epoch, MessageRange, Partition, Position};
 use serde_json::Value;
 
 use super::{Outcome, PipelineFiles, load, print, runtime, with_causes};
+use crate::checkpoint::Place;
 use crate::config::{Files, Input, Plan, SinkPlan, TestCase};
 use crate::topology::{self, Stand};
 
@@ -69,6 +70,7 @@ fn run_case(
     let (_, mut plan) = load(files)?;
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     plan.data_dir = dir.path().to_owned();
+    plan.checkpoints = Place::Folder(dir.path().join("checkpoints"));
     plan.workers = 1;
     let case = plan.tests.swap_remove(idx);
     let mut stand = Stand::default();
