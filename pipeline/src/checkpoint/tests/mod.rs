@@ -108,7 +108,7 @@ impl Lies {
     }
 
     fn look(&self, path: &std::path::Path) -> Arc<Folder> {
-        let store = self.store.as_ref().map(|store| Arc::<InMemory>::clone(store));
+        let store = self.store.as_ref().map(Arc::<InMemory>::clone);
         let remote = store.map(|store| Remote::new(store, "lake/a".into(), "memory").unwrap());
         Folder::with(path, remote)
     }

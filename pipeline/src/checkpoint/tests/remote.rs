@@ -29,7 +29,7 @@ fn key(name: &str) -> Key {
 
 #[test]
 fn a_store_that_fails_or_loses_an_answer_makes_a_checkpoint_late() {
-    let failures = Metrics::new().checkpoint_store_failures.clone();
+    let failures = Metrics::new().checkpoint_store_failures;
     for n_before in 0..7 {
         for is_done in [false, true] {
             let lies = Lies::in_a_store();
