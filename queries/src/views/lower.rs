@@ -375,8 +375,17 @@ pub(super) fn normalised(schema: &Schema) -> Option<Stage> {
         if normal == field.data_type() {
             return column;
         }
-        let target = Arc::new(Field::new(field.name(), normal.clone(), true));
-        Arc::new(CastExpr::new_with_target_field(column, target, None)) as Arc<dyn PhysicalExpr>
+        let cast = |column, to: DataType| {
+            let target = Arc::new(Field::new(field.name(), to, true));
+            Arc::new(CastExpr::new_with_target_field(column, target, None)) as Arc<dyn PhysicalExpr>
+        };
+        // The direct way does not see when a date is out of reach.
+        let column = match field.data_type() {
+            DataType::Date32 => cast(column, DataType::Timestamp(TimeUnit::Second, None)),
+            DataType::Date64 => cast(column, DataType::Timestamp(TimeUnit::Millisecond, None)),
+            _ => column,
+        };
+        cast(column, normal.clone())
     });
     let fields: Vec<Field> = types
         .iter()
