@@ -269,6 +269,10 @@ impl Run<'_> {
             }
             inputs.into_iter().for_each(InputHandle::close);
             worker.step_while(|| !probe.done() && !runtime.has_failed());
+            if runtime.has_failed() {
+                // Else timely waits for what no worker will finish.
+                worker.installed_dataflows().into_iter().for_each(|idx| worker.drop_dataflow(idx));
+            }
         })
         .unwrap();
         guards.join().into_iter().for_each(|result| result.unwrap());
