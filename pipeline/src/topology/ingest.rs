@@ -150,11 +150,12 @@ impl IngestTask {
     }
 
     /// A source that was interrupted may be read again from what is delivered. What is on its way already stays out;
-    /// where the chunk ends may be committed once that has arrived.
+    /// the chunk then ends where that did, so that no position ever falls back.
     fn without_repetitions(&mut self, mut chunk: Chunk) -> Chunk {
         let sent = self.sent.entry(chunk.partition).or_default();
         let n_repeated = chunk.offsets.partition_point(|offset| offset < sent);
         *sent = chunk.next_offset.max(*sent);
+        chunk.next_offset = *sent;
         if 0 < n_repeated {
             debug!(source = %self.name, n_repeated, "Messages came again.");
             chunk.messages.drain(..n_repeated);

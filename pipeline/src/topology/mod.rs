@@ -209,8 +209,13 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
 
     reload::spawn(&runtime, stop_ticks.clone());
 
+    // A sink that cannot write goes to its queue before what waits for it slows the others.
+    let queues = runtime.plan.sinks.iter().map(|sink| sink.queue.memory_bytes);
+    let before_queues =
+        if needs_queues(&runtime.plan) { queues.max().unwrap_or_default().saturating_mul(2) } else { 0 };
+    let backlog = epochs.backlog_max_bytes(runtime.plan.workers).max(before_queues);
     let limits = in_flight::Limits {
-        backlog: epochs.backlog_max_bytes(runtime.plan.workers).min(runtime.plan.in_flight_max_bytes),
+        backlog: backlog.min(runtime.plan.in_flight_max_bytes),
         bytes: runtime.plan.in_flight_max_bytes,
     };
     let n_active = Arc::new(AtomicUsize::new(runtime.plan.sources.len()));
@@ -404,9 +409,7 @@ fn sink_task(
     let plan = &runtime.plan.sinks[idx];
     let name = Arc::clone(&plan.name);
     let data_dir = &runtime.plan.data_dir;
-    let n_user_sinks = runtime.plan.sinks.iter().filter(|s| !s.is_implicit()).count();
-    // A queue helps the other sinks to go on. Where there are none it would only write everything twice.
-    let queue = if n_user_sinks > 1 && plan.queue.max_bytes > 0 && !plan.is_implicit() {
+    let queue = if needs_queues(&runtime.plan) && plan.queue.max_bytes > 0 && !plan.is_implicit() {
         let dir = data_dir.join("queues").join(&*name);
         let queue = DiskQueue::open(&dir, plan.queue.max_bytes)
             .map_err(|source| RunError::Connector { component: name.to_string(), source })?;
@@ -425,6 +428,12 @@ fn sink_task(
     );
     let (metrics, seen) = (Arc::clone(&runtime.metrics), seen::Seen::default());
     Ok(sink_task::SinkTask { name, sink, inbox, window, metrics, seen })
+}
+
+/// Whether sinks put on disk what they cannot write: that helps the other sinks to go on. Where there are none it
+/// would only write everything twice.
+fn needs_queues(plan: &Plan) -> bool {
+    plan.sinks.iter().filter(|sink| !sink.is_implicit()).count() > 1
 }
 
 /// How far the pipeline is.

@@ -44,11 +44,12 @@ pub(crate) struct Reader {
     world: Arc<World>,
     dice: Dice,
     cursors: BTreeMap<u64, u64>,
+    committed: BTreeMap<u64, u64>,
 }
 
 impl Reader {
     pub(crate) fn new(world: &Arc<World>, dice: Dice) -> Self {
-        Self { world: Arc::clone(world), dice, cursors: BTreeMap::new() }
+        Self { world: Arc::clone(world), dice, cursors: BTreeMap::new(), committed: BTreeMap::new() }
     }
 
     fn read(&mut self, budget: Budget) -> Option<Chunk> {
@@ -92,6 +93,7 @@ impl Source for Reader {
             self.world.started_at(*position);
             self.cursors.insert(position.partition.0, position.offset);
         }
+        self.committed.clone_from(&self.cursors);
         Ok(())
     }
 
@@ -102,7 +104,8 @@ impl Source for Reader {
     }
 
     async fn commit(&mut self, upto: Position) -> Result<(), ConnectorError> {
-        self.world.committed(upto);
+        let before = self.committed.insert(upto.partition.0, upto.offset);
+        self.world.committed(upto, before);
         self.world.may_fail(&mut self.dice, 10)
     }
 }

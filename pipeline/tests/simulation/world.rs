@@ -76,10 +76,13 @@ impl World {
         stored.positions.get(&(kind, source.to_owned(), partition.0)).copied()
     }
 
-    /// The pipeline says that everything before `upto` has arrived.
-    pub(crate) fn committed(&self, upto: Position) {
+    /// The pipeline says that everything before `upto` has arrived, after it said so of everything up to `before`.
+    pub(crate) fn committed(&self, upto: Position, before: Option<u64>) {
         let mut stored = self.stored.lock().unwrap();
         stored.check("committed", upto, self);
+        if before.is_some_and(|before| upto.offset < before) {
+            stored.wrong.push(format!("{upto:?} was committed, and {before:?} before it"));
+        }
         let committed = stored.committed.entry(upto.partition.0).or_default();
         *committed = upto.offset.max(*committed);
     }
