@@ -480,7 +480,9 @@ async fn spawn_dataflow(
     let (worker_runtime, worker_abandon) = (Arc::clone(runtime), Arc::clone(&abandon));
     let guards = timely::execute(timely::Config::process(n_workers), move |worker| {
         let queues = worker_runtime.take_queues(worker.index());
-        worker_runtime.views.profile().listen(worker);
+        if !worker_runtime.plan.views.is_empty() {
+            worker_runtime.views.profile().listen(worker);
+        }
         let (probe, places) = worker.dataflow(|scope| worker::build(scope, &worker_runtime, queues));
         let pulse = &worker_runtime.pulse;
         built_sender.send(()).ok();
