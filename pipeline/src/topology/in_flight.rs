@@ -147,9 +147,10 @@ impl Taken {
         self.all.subscribe()
     }
 
-    /// Nothing of an epoch before `epoch` waits for this sink, or will.
+    /// Nothing of an epoch before `epoch` waits for this sink. If something waits again, what comes later is not taken
+    /// before it is.
     pub(super) fn tell(&self, sink: usize, epoch: u64) {
-        self.sinks[sink].fetch_max(epoch, Ordering::AcqRel);
+        self.sinks[sink].store(epoch, Ordering::Release);
         let all = self.sinks.iter().map(|sink| sink.load(Ordering::Acquire)).min().unwrap_or(u64::MAX);
         self.all.send_if_modified(|old| std::mem::replace(old, all.max(*old)) < all);
     }
@@ -200,5 +201,12 @@ mod tests {
         taken.tell(1, 5);
         taken.tell(1, 4);
         assert_eq!(*told.borrow(), 5);
+        taken.tell(0, u64::MAX);
+        assert_eq!(*told.borrow(), 5);
+        taken.tell(1, 9);
+        assert_eq!(*told.borrow(), 9);
+        taken.tell(0, 9);
+        taken.tell(1, 11);
+        assert_eq!(*told.borrow(), 9);
     }
 }

@@ -157,8 +157,12 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
     for (idx, sink) in sinks.into_iter().enumerate() {
         let from_sink = egress::FromSink::new(plan.workers);
         let (to_sink, receiver) = mpsc::unbounded_channel();
-        let inbox =
-            sink_task::Inbox::new(receiver, plan.workers, draining.subscribe(), (idx, Arc::clone(&taken)));
+        let told = sink_task::ToldTaken {
+            by_sinks: Arc::clone(&taken),
+            idx,
+            is_behind_others: plan.sinks[idx].inputs.contains(&Input::Rejects),
+        };
+        let inbox = sink_task::Inbox::new(receiver, plan.workers, draining.subscribe(), told);
         sink_ends.push((to_sink, Arc::clone(&from_sink)));
         sink_tasks.push((idx, sink, inbox, from_sink));
     }

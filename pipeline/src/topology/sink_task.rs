@@ -91,8 +91,17 @@ pub(super) struct Inbox {
     ready: VecDeque<Item>,
     ready_bytes: usize,
     draining: watch::Receiver<bool>,
-    /// Told what does not wait here any more, under the sink's number.
-    taken: (usize, Arc<Taken>),
+    /// Told what does not wait here any more.
+    taken: ToldTaken,
+}
+
+/// Who is told what does not wait for a sink any more.
+pub(super) struct ToldTaken {
+    pub(super) by_sinks: Arc<Taken>,
+    /// The sink's number.
+    pub(super) idx: usize,
+    /// Whether rows come to it only when the other sinks have flushed: it reads what they refuse.
+    pub(super) is_behind_others: bool,
 }
 
 impl Inbox {
@@ -100,9 +109,9 @@ impl Inbox {
         receiver: mpsc::UnboundedReceiver<ToSink>,
         n_workers: usize,
         draining: watch::Receiver<bool>,
-        taken: (usize, Arc<Taken>),
+        taken: ToldTaken,
     ) -> Self {
-        Self {
+        let inbox = Self {
             receiver,
             frontiers: vec![0; n_workers],
             open: BTreeMap::new(),
@@ -110,7 +119,9 @@ impl Inbox {
             ready_bytes: 0,
             draining,
             taken,
-        }
+        };
+        inbox.tell();
+        inbox
     }
 
     /// Every epoch before it is complete.
@@ -159,8 +170,10 @@ impl Inbox {
     }
 
     fn tell(&self) {
-        let waiting = self.ready.front().map(|item| item.epoch);
-        self.taken.1.tell(self.taken.0, waiting.unwrap_or_else(|| self.complete()));
+        let ToldTaken { by_sinks, idx, is_behind_others } = &self.taken;
+        // What waits for the others to flush does not wait for this one.
+        let nothing_waits = || if *is_behind_others { u64::MAX } else { self.complete() };
+        by_sinks.tell(*idx, self.ready.front().map_or_else(nothing_waits, |item| item.epoch));
     }
 
     fn put_back(&mut self, item: Item) {
