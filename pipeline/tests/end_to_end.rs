@@ -145,6 +145,26 @@ sinks: {{ out: {{ type: file, from: [in], path: out.ndjson }} }}
     sender.join().unwrap();
 }
 
+/// A sink that gathers rows for a file holds up nobody: what it has taken is no backlog, whoever waits for its flush.
+#[test]
+fn rows_that_wait_for_a_flush_do_not_hold_up_the_source() {
+    let lab = Lab::new(
+        "
+sources: { in: { type: file, paths: [in.ndjson], schema: { fields: { n: int64 } } } }
+sinks:
+  lake: { type: parquet, from: [in], path: lake, batch: { timeout: 1h, max_bytes: 1GiB } }
+",
+    );
+    // More than may wait for sinks with one worker.
+    let filler = "x".repeat(8 << 10);
+    let lines: Vec<String> = (0..6_000).map(|n| format!(r#"{{"n":{n},"filler":"{filler}"}}"#)).collect();
+    lab.write("in.ndjson", &(lines.join("\n") + "\n"));
+    let pipeline = lab.run();
+    pipeline.until_metric("logdrive_decoder_rows_total", "", 6_000.0);
+    pipeline.stop();
+    assert!(bytes_below(&lab.path("lake")) > 0);
+}
+
 // ---- durability of the http source ----
 
 #[test]
