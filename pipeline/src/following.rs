@@ -32,7 +32,7 @@ impl Wanted {
         let [name] = tables.as_slice() else {
             return Err(failed("sql::unsupported", "a subscription is to one view"));
         };
-        let narrow = Narrow::new(query, name, &columns(view, name)?)?;
+        let narrow = Narrow::new(query, name, &columns(view, name)?, &view.functions)?;
         let columns = Arc::clone(narrow.schema());
         Ok(Self { view: name.clone(), narrow: Some(Arc::new(narrow)), columns })
     }

@@ -55,6 +55,7 @@ fn with(view: &View, memory_tables: Vec<(String, SchemaRef, Vec<RecordBatch>)>) 
     Options {
         tables: view.lakes.to_vec(),
         memory_tables,
+        functions: view.functions.clone(),
         any_path: false,
         memory: MEMORY,
         timeout: TIMEOUT,

@@ -4,18 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use logdrive::config::{self, Files, PlanContext};
-use logdrive_queries::SqlCompiler;
 use logdrive_schemas::component::ConfigError;
 
 fn load(path: &Path) -> (Files, Vec<ConfigError>) {
-    let cx = PlanContext {
-        compiler: Arc::new(SqlCompiler::new()),
-        // Tests start in the crate's folder.
-        working_dir: PathBuf::from("."),
-    };
+    // Tests start in the crate's folder.
+    let cx = PlanContext { working_dir: PathBuf::from(".") };
     let (files, plan) = config::load(&[path.to_owned()], &cx);
     (files, plan.err().unwrap_or_default())
 }
@@ -65,6 +60,7 @@ golden!(
     detector_without_key,
     duplicate_key,
     duplicate_name,
+    functions,
     metadata,
     missing_key,
     no_source,

@@ -15,7 +15,6 @@ use logdrive::config::{self, PlanContext};
 use logdrive::topology::{self, Stand};
 use logdrive_connectors::Metrics;
 use logdrive_operators::{BatchStream, Batches, Detector, WorkerContext};
-use logdrive_queries::SqlCompiler;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
@@ -82,7 +81,7 @@ sinks: { out: { type: file, from: [fast], path: out.ndjson } }
 ";
     std::fs::write(dir.join("pipeline.yaml"), yaml).unwrap();
     std::env::set_current_dir(dir).unwrap();
-    let cx = PlanContext { compiler: Arc::new(SqlCompiler::new()), working_dir: dir.to_owned() };
+    let cx = PlanContext { working_dir: dir.to_owned() };
     let (_, plan) = config::load(&["pipeline.yaml".into()], &cx);
     let mut plan = plan.unwrap_or_else(|errors| panic!("{errors:?}"));
     plan.detectors[0].detector = Arc::new(Faulty { panics });

@@ -13,6 +13,6 @@ mod session;
 pub mod views;
 
 pub use compiler::SqlCompiler;
-pub use functions::{FUNCTIONS, Function};
+pub use functions::{FUNCTIONS, Function, Functions};
 pub use lake::{Answer, Options, Rows, Shape, SqlError, query, shape, stream};
 pub use output::{to_csv, to_json, to_table};

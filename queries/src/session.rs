@@ -3,7 +3,7 @@
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
 
-use crate::functions;
+use crate::functions::{self, Functions};
 
 /// The configuration: names are case-sensitive and keep their case, errors know where they are.
 pub(crate) fn config() -> SessionConfig {
@@ -19,4 +19,11 @@ pub(crate) fn builder() -> SessionStateBuilder {
     let mut builder = SessionStateBuilder::new_with_default_features();
     builder.scalar_functions().get_or_insert_default().extend(functions::udfs());
     builder.with_config(config())
+}
+
+/// The same, with functions that users define.
+pub(crate) fn with(defined: &Functions) -> SessionStateBuilder {
+    let mut builder = builder();
+    builder.scalar_functions().get_or_insert_default().extend(defined.udfs());
+    builder
 }

@@ -177,7 +177,8 @@ impl RowSchema {
     }
 }
 
-fn parse_fields(node: &Node, errors: &mut Vec<ConfigError>) -> Vec<(String, FieldType)> {
+/// Reads a map of names to types, in its order, reporting every error in it.
+pub fn parse_fields(node: &Node, errors: &mut Vec<ConfigError>) -> Vec<(String, FieldType)> {
     let NodeKind::Map(entries) = &node.kind else {
         errors.push(ConfigError::wrong_type(node, "a map of field names to types"));
         return Vec::new();

@@ -18,6 +18,7 @@ use logdrive_operators::{
     Batches, Checkpoint, CompileError, DetectorCounters, Lifecycle, Snapshots, View, ViewInput, ViewOutput,
     ViewRows, WorkerContext,
 };
+use logdrive_queries::Functions;
 use logdrive_queries::views::{self, Emit, ViewOptions};
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
@@ -119,6 +120,7 @@ pub fn plan(query: &Query) -> Result<(Arc<dyn View>, Vec<usize>), CompileError> 
         max_bytes: 16 << 30,
         retain: Duration::from_secs(365 * 24 * 3600),
         unbounded: true,
+        functions: Functions::default(),
     };
     let names = views::tables(query.view);
     let tables: Vec<_> = names.iter().map(|name| table(name)).collect();

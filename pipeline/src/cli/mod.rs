@@ -18,10 +18,8 @@ mod top;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use logdrive_queries::SqlCompiler;
 
 use crate::config::{self, Files, Plan, PlanContext};
 
@@ -143,10 +141,7 @@ fn print(text: &str) -> Outcome {
 
 /// Loads files; the error is the rendered report.
 fn load(files: &PipelineFiles) -> Result<(Files, Plan), String> {
-    let cx = PlanContext {
-        compiler: Arc::new(SqlCompiler::new()),
-        working_dir: std::env::current_dir().map_err(|e| e.to_string())?,
-    };
+    let cx = PlanContext { working_dir: std::env::current_dir().map_err(|e| e.to_string())? };
     let (files, plan) = config::load(&files.files, &cx);
     match plan {
         Ok(plan) => Ok((files, plan)),

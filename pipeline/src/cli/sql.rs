@@ -45,6 +45,7 @@ pub(super) fn run(command: &Sql) -> Outcome {
     if let Some(file) = &command.pipeline {
         let (_, plan) = load(&PipelineFiles { files: vec![file.clone()] })?;
         options.tables = plan.lakes();
+        options.functions = plan.functions;
     }
     let is_path = |table: &String| table.contains(['/', '*', '?', '[']);
     let here = |table: &String| {

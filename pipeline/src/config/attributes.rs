@@ -100,7 +100,6 @@ mod tests {
     use logdrive_connectors::document::Documents;
     use logdrive_connectors::sink::FlushPolicy;
     use logdrive_connectors::{Budget, ConnectorError, DECODERS, Demand, Metrics, Sink, Source};
-    use logdrive_queries::SqlCompiler;
     use logdrive_schemas::component::{ConfigError, Limits, Node, NodeKind, Span};
     use logdrive_schemas::{Epoch, FieldType, MessageRange, Partition, Position, RowSchema};
 
@@ -179,7 +178,7 @@ mod tests {
         let mut draft = crate::config::draft::read(&root, &mut errors);
         let span = Span { start: 3, len: 2 };
         draft.sources[0].attributes = Some(AttributesDraft { field: object(), span });
-        let cx = PlanContext { compiler: Arc::new(SqlCompiler::new()), working_dir: ".".into() };
+        let cx = PlanContext { working_dir: ".".into() };
         let plan = crate::config::resolve::resolve(draft, &cx, &mut errors);
         plan.filter(|_| errors.is_empty()).ok_or(errors)
     }

@@ -10,10 +10,12 @@ use arrow::datatypes::FieldRef;
 use logdrive_connectors::buffer::BufferConfig;
 use logdrive_connectors::{DECODERS, DecoderEntry, SINKS, SOURCES, SinkEntry, SourceEntry};
 use logdrive_operators::{DETECTORS, DetectorEntry, STEPS, StepEntry};
+use logdrive_queries::Functions;
 use logdrive_schemas::component::{ConfigError, Key, Node, NodeKind, Scalar, Span, nearest, parse_as};
 use logdrive_schemas::{FieldType, RowSchema, catalogue};
 
 use super::checkpoints;
+use super::function;
 use super::plan::QueueConfig;
 use super::postgres::{self, PostgresPlan};
 use super::view::{ViewConfig, ViewDraft};
@@ -26,6 +28,7 @@ const SECTIONS: &[&str] = &[
     "data_dir",
     "detectors",
     "drain_timeout",
+    "functions",
     "in_flight_max_bytes",
     "postgres",
     "sinks",
@@ -97,6 +100,9 @@ pub(super) struct Draft {
     pub(super) sources: Vec<SourceDraft>,
     pub(super) streams: Vec<StreamDraft>,
     pub(super) detectors: Vec<DetectorDraft>,
+    pub(super) functions: Functions,
+    /// Whether one of them is wrong.
+    pub(super) functions_broken: bool,
     pub(super) views: Vec<ViewDraft>,
     pub(super) sinks: Vec<SinkDraft>,
     pub(super) tests: Vec<Node>,
@@ -123,6 +129,8 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
         sources: Vec::new(),
         streams: Vec::new(),
         detectors: Vec::new(),
+        functions: Functions::default(),
+        functions_broken: false,
         views: Vec::new(),
         sinks: Vec::new(),
         tests: Vec::new(),
@@ -148,9 +156,15 @@ pub(super) fn read(root: &Node, errors: &mut Vec<ConfigError>) -> Draft {
             None => _ = draft.broken.insert(key.name.clone()),
         }
     }
+    for (key, node) in entries(root, "functions", errors) {
+        draft.functions_broken |= !function::read(key, node, &mut draft.functions, errors);
+    }
     for (key, node) in entries(root, "views", errors) {
         match parse_as::<ViewConfig>(node, "a view", errors) {
-            Some(config) => draft.views.push(ViewDraft { key: key.clone(), node: node.clone(), config }),
+            Some(config) => {
+                let (key, node, functions) = (key.clone(), node.clone(), draft.functions.clone());
+                draft.views.push(ViewDraft { key, node, config, functions });
+            }
             None => _ = draft.broken.insert(key.name.clone()),
         }
     }

@@ -5,6 +5,7 @@ mod checkpoints;
 mod computed;
 mod draft;
 mod file;
+mod function;
 pub mod graph;
 mod plan;
 pub mod postgres;

@@ -9,6 +9,7 @@ use arrow::datatypes::FieldRef;
 use logdrive_connectors::buffer::BufferConfig;
 use logdrive_connectors::{DecoderEntry, Demand, Guarantee, SinkEntry, SourceEntry};
 use logdrive_operators::{Detector, Stage, StepPlan, View};
+use logdrive_queries::Functions;
 use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{Node, Span};
 
@@ -39,6 +40,8 @@ pub struct Plan {
     pub streams: Vec<StreamPlan>,
     /// Stateful operators.
     pub detectors: Vec<DetectorPlan>,
+    /// Functions that its SQL may call.
+    pub functions: Functions,
     /// Queries that run for ever.
     pub views: Vec<ViewPlan>,
     /// Where rows go. Those that read `rejects` come last.

@@ -8,6 +8,7 @@ use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
 use super::checkpoints::CheckpointsConfig;
+use super::function::FunctionConfig;
 use super::plan::QueueConfig;
 use super::postgres::PostgresConfig;
 use super::view::ViewConfig;
@@ -35,6 +36,7 @@ pub fn json_schema() -> Value {
     let sinks = one_of(SINKS.iter().map(|s| component(s.name, (s.schema)(), &sink_keys, &mut defs)));
     let detectors =
         one_of(DETECTORS.iter().map(|d| component(d.name, (d.schema)(), &detector_keys, &mut defs)));
+    let function = inline(schema_for!(FunctionConfig), &mut defs);
     let view = inline(schema_for!(ViewConfig), &mut defs);
     let checkpoints = inline(schema_for!(CheckpointsConfig), &mut defs);
     let postgres = inline(schema_for!(PostgresConfig), &mut defs);
@@ -67,6 +69,7 @@ pub fn json_schema() -> Value {
             "streams": map(json!({ "type": "object", "required": ["from"], "additionalProperties": false,
                 "properties": { "from": from, "steps": { "type": "array", "items": { "oneOf": steps } } } })),
             "detectors": map(detectors),
+            "functions": map(function),
             "views": map(view),
             "sinks": map(sinks),
             "tests": { "type": "array", "items": { "type": "object", "required": ["input", "expect"],

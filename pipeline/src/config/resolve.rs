@@ -1,13 +1,14 @@
 //! From sections to the checked plan: names become edges, schemas flow along them, needs flow back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema};
 use logdrive_connectors::sink::Reads;
 use logdrive_connectors::{Demand, Guarantee, SINKS};
 use logdrive_operators::{Compiler, DetectorContext, STEPS, Stage, StepContext, StepPlan};
+use logdrive_queries::SqlCompiler;
 use logdrive_schemas::component::{ConfigError, Node, NodeKind, Scalar, Span};
 use logdrive_schemas::{Edit, Finding, Layout, RowSchema, reject};
 
@@ -24,10 +25,14 @@ use super::view;
 /// What planning needs from outside the configuration.
 #[derive(Clone, Debug)]
 pub struct PlanContext {
-    /// Compiles SQL.
-    pub compiler: Arc<dyn Compiler>,
     /// The folder that relative paths start at.
     pub working_dir: PathBuf,
+}
+
+/// What planning one component needs.
+struct Planning<'a> {
+    compiler: Arc<dyn Compiler>,
+    working_dir: &'a Path,
 }
 
 /// Names, and what they are.
@@ -82,7 +87,12 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
     let names = collect_names(&draft, &mut Vec::new());
     check_attributes(&draft.sources, errors);
     let all: Vec<_> = draft.sources.iter().map(Fields::declared).collect();
-    let round = plan_round(&draft, &names, &all, cx, errors);
+    let compiler = Arc::new(SqlCompiler::with(&draft.functions));
+    let cx = &Planning { compiler, working_dir: &cx.working_dir };
+    // What calls a function that is wrong is not wrong for it.
+    let mut hidden = Vec::new();
+    let of_round = if draft.functions_broken { &mut hidden } else { &mut *errors };
+    let round = plan_round(&draft, &names, &all, cx, of_round);
     if draft.sources.is_empty() && draft.broken.is_empty() {
         let help = "add one under `sources:`, such as `in: { type: stdin, decoder: json }`";
         errors.push(
@@ -129,6 +139,7 @@ pub(super) fn resolve(mut draft: Draft, cx: &PlanContext, errors: &mut Vec<Confi
         workers: draft.workers,
         api: draft.api,
         postgres: draft.postgres,
+        functions: draft.functions,
         in_flight_max_bytes: draft.in_flight_max_bytes,
         drain_timeout: draft.drain_timeout,
         stall_timeout: draft.stall_timeout,
@@ -280,7 +291,7 @@ fn plan_round(
     draft: &Draft,
     names: &Names,
     fields: &[Fields],
-    cx: &PlanContext,
+    cx: &Planning<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Round {
     let mut round = Round::default();
@@ -372,7 +383,7 @@ fn plan_stream(
     stream: &StreamDraft,
     lanes: &BTreeMap<Input, Vec<Lane>>,
     names: &Names,
-    cx: &PlanContext,
+    cx: &Planning<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> StreamPlan {
     let allowed = |input| matches!(input, Input::Source(_) | Input::Stream(_));
@@ -401,11 +412,11 @@ fn plan_stream(
     StreamPlan { name: stream.key.name.as_str().into(), inputs, lanes: plans }
 }
 
-fn step_context(stream: &str, cx: &PlanContext) -> StepContext {
+fn step_context(stream: &str, cx: &Planning<'_>) -> StepContext {
     StepContext {
         stream: stream.into(),
         compiler: Arc::clone(&cx.compiler),
-        working_dir: cx.working_dir.clone(),
+        working_dir: cx.working_dir.to_owned(),
     }
 }
 
@@ -414,7 +425,7 @@ fn plan_detector(
     output: Lane,
     lanes: &BTreeMap<Input, Vec<Lane>>,
     names: &Names,
-    cx: &PlanContext,
+    cx: &Planning<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<DetectorPlan> {
     let allowed = |input| matches!(input, Input::Source(_) | Input::Stream(_));
@@ -471,7 +482,7 @@ fn plan_sink(
     draft: &SinkDraft,
     lanes: &BTreeMap<Input, Vec<Lane>>,
     names: &Names,
-    cx: &PlanContext,
+    cx: &Planning<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<(Vec<Input>, Vec<Vec<StepPlan>>, Guarantee, Reads)> {
     let inputs = inputs(&draft.from, &format!("sink `{}`", draft.key.name), |_| true, names, errors);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use logdrive_operators::{Stage, View};
+use logdrive_queries::Functions;
 use logdrive_queries::views::{self, Emit, Table, ViewOptions};
 use logdrive_schemas::RowSchema;
 use logdrive_schemas::component::{ConfigError, Key, Node, duration};
@@ -68,6 +69,8 @@ pub(super) struct ViewDraft {
     pub(super) key: Key,
     pub(super) node: Node,
     pub(super) config: ViewConfig,
+    /// The functions that it may call.
+    pub(super) functions: Functions,
 }
 
 /// Puts views behind those that they read. Returns the names of those that read each other, which are left out.
@@ -106,7 +109,7 @@ pub(super) fn plan(
     is_broken: &dyn Fn(&str) -> bool,
     errors: &mut Vec<ConfigError>,
 ) -> Option<ViewPlan> {
-    let ViewDraft { key, node, config } = draft;
+    let ViewDraft { key, node, config, functions } = draft;
     let sql_node = node.get("sql").unwrap_or(node);
     let (mut inputs, mut tables) = (Vec::new(), Vec::new());
     for name in views::tables(&config.sql) {
@@ -153,6 +156,7 @@ pub(super) fn plan(
         max_bytes: config.max_bytes,
         retain: config.retain,
         unbounded: config.unbounded,
+        functions: functions.clone(),
     };
     let view = match views::plan(&config.sql, &tables, options) {
         Ok(view) => view,

@@ -29,7 +29,6 @@ use log::Reader;
 use logdrive::config::{self, Plan, PlanContext};
 use logdrive::topology::{self, Stand};
 use logdrive_connectors::Metrics;
-use logdrive_queries::SqlCompiler;
 use message::Dice;
 use tokio::runtime::Runtime;
 use world::World;
@@ -97,7 +96,7 @@ sinks:
 
     fn plan(&self, dir: &Path, workers: u64) -> Plan {
         std::fs::write(dir.join("pipeline.yaml"), self.yaml(dir, workers)).unwrap();
-        let cx = PlanContext { compiler: Arc::new(SqlCompiler::new()), working_dir: dir.to_owned() };
+        let cx = PlanContext { working_dir: dir.to_owned() };
         let (_, plan) = config::load(&[dir.join("pipeline.yaml")], &cx);
         plan.unwrap_or_else(|errors| panic!("{errors:?}"))
     }

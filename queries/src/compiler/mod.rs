@@ -26,6 +26,7 @@ use logdrive_operators::{CompileError, Compiler, Expression};
 use self::evaluate::SqlExpression;
 pub(crate) use self::names::{nearest_name, quoted};
 pub(crate) use self::text::{DIALECT, NESTING_LIMIT, Positions, quote_columns, syntax, tokens};
+use crate::functions::Functions;
 use crate::session;
 
 /// The deepest tree of operators and calls that is evaluated. Workers evaluate recursively, on stacks of 2 MiB.
@@ -48,7 +49,13 @@ impl SqlCompiler {
     /// expensive to make.
     #[must_use]
     pub fn new() -> Self {
-        Self { state: Arc::new(session::builder().build()) }
+        Self::with(&Functions::default())
+    }
+
+    /// The same, with functions that users define.
+    #[must_use]
+    pub fn with(functions: &Functions) -> Self {
+        Self { state: Arc::new(session::with(functions).build()) }
     }
 }
 
@@ -94,6 +101,22 @@ pub(crate) fn on_large_stack<T: Send>(
 }
 
 fn compile(state: &SessionState, sql: &str, input: &Schema) -> Result<Arc<dyn Expression>, CompileError> {
+    let expression = logical(state, sql, input)?;
+    let mut columns: Vec<String> =
+        expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
+    columns.sort_unstable();
+    columns.dedup();
+    let read = input
+        .project(&columns.iter().filter_map(|name| input.index_of(name).ok()).collect::<Vec<_>>())
+        .map_err(|error| mistyped(&error.into()))?;
+    let read = DFSchema::try_from(read).map_err(|error| mistyped(&error))?;
+    let data_type = expression.get_type(&read).map_err(|error| mistyped(&error))?;
+    let physical = state.create_physical_expr(expression, &read).map_err(|error| mistyped(&error))?;
+    Ok(Arc::new(SqlExpression::new(sql, physical, data_type, columns)))
+}
+
+/// A checked, typed and simplified expression over the columns of `input`.
+pub(crate) fn logical(state: &SessionState, sql: &str, input: &Schema) -> Result<Expr, CompileError> {
     let positions = Positions::new(sql);
     let mut parsed = parse(sql, input, &positions)?;
     subscripts(&mut parsed);
@@ -106,25 +129,20 @@ fn compile(state: &SessionState, sql: &str, input: &Schema) -> Result<Arc<dyn Ex
     let expression =
         state.create_logical_expr_from_sql_expr(aliased, &schema).map_err(|error| mistyped(&error))?;
     let expression = balance(expression);
-    if depth(&expression) > DEPTH_LIMIT {
-        let help = format!("operators and calls may be {DEPTH_LIMIT} deep");
-        return Err(syntax("the expression is nested too deeply", Some(help), None));
-    }
+    check_depth(&expression)?;
     let expression = simplify(state, expression, &schema)?;
+    // Functions that users define are part of it now.
+    check_depth(&expression)?;
     check_constants(state, &expression)?;
-    let expression = as_view(expression, &schema)?;
+    as_view(expression, &schema)
+}
 
-    let mut columns: Vec<String> =
-        expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
-    columns.sort_unstable();
-    columns.dedup();
-    let read = input
-        .project(&columns.iter().filter_map(|name| input.index_of(name).ok()).collect::<Vec<_>>())
-        .map_err(|error| mistyped(&error.into()))?;
-    let read = DFSchema::try_from(read).map_err(|error| mistyped(&error))?;
-    let data_type = expression.get_type(&read).map_err(|error| mistyped(&error))?;
-    let physical = state.create_physical_expr(expression, &read).map_err(|error| mistyped(&error))?;
-    Ok(Arc::new(SqlExpression::new(sql, physical, data_type, columns)))
+fn check_depth(expression: &Expr) -> Result<(), CompileError> {
+    if depth(expression) <= DEPTH_LIMIT {
+        return Ok(());
+    }
+    let help = format!("operators and calls may be {DEPTH_LIMIT} deep");
+    Err(syntax("the expression is nested too deeply", Some(help), None))
 }
 
 fn parse(sql: &str, input: &Schema, positions: &Positions<'_>) -> Result<ast::Expr, CompileError> {
@@ -271,7 +289,7 @@ pub(crate) fn depth(expression: &Expr) -> usize {
     deepest
 }
 
-fn mistyped(error: &DataFusionError) -> CompileError {
+pub(crate) fn mistyped(error: &DataFusionError) -> CompileError {
     CompileError { code: "sql::type", message: readable(error), help: None, at: None }
 }
 

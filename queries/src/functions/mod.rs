@@ -4,6 +4,7 @@
 //! false) and takes time linear in its input. Adding one: a file with a `Function`, and a line in [`FUNCTIONS`].
 
 mod cidr;
+mod defined;
 mod function;
 mod hash;
 mod json;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::ScalarUDF;
 
+pub use defined::Functions;
 pub use function::Function;
 
 /// All functions of the library, by name.

@@ -37,6 +37,7 @@ pub(crate) use self::error::describe;
 pub use self::rows::{Rows, Shape, shape, stream};
 use self::table::LakeTable;
 use crate::compiler::{DIALECT, Positions, depth, nearest_name, tokens};
+use crate::functions::Functions;
 use crate::postgres::{self, Relation, Rewritten};
 use crate::session;
 
@@ -60,6 +61,8 @@ pub struct Options {
     pub timeout: Duration,
     /// The values of `$1`, `$2` and so on, of one row each.
     pub parameters: Vec<ArrayRef>,
+    /// Functions that users define.
+    pub functions: Functions,
     /// The session of a client of PostgreSQL: with its dialect, functions and catalog.
     pub postgres: Option<Arc<postgres::Session>>,
 }
@@ -75,6 +78,7 @@ impl Default for Options {
             spill: 16 << 30,
             timeout: Duration::from_secs(300),
             parameters: Vec::new(),
+            functions: Functions::default(),
             postgres: None,
         }
     }
@@ -283,7 +287,7 @@ async fn planned(
     for (url, store) in &options.stores {
         runtime.register_object_store(url, Arc::clone(store));
     }
-    let mut builder = session::builder().with_runtime_env(runtime);
+    let mut builder = session::with(&options.functions).with_runtime_env(runtime);
     let is_shown = matches!(statement, Statement::Statement(inner) if matches!(**inner,
         ast::Statement::ShowTables { .. } | ast::Statement::ShowColumns { .. } | ast::Statement::ShowFunctions { .. }));
     if options.postgres.is_some() && !is_shown {

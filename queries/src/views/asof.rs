@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 /// Takes a time of each side, and how they compare.
-const AS_OF: &str = "as_of";
+pub(super) const AS_OF: &str = "as_of";
 
 /// Writes the joins of a query as what DataFusion knows.
 pub(super) fn rewrite(query: &mut ast::Query) {

@@ -50,6 +50,7 @@ pub use self::sql::Table;
 use self::watermark::Watermark;
 use self::windows::Windowing;
 use crate::compiler::on_large_stack;
+use crate::functions::Functions;
 
 /// What leaves a view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, schemars::JsonSchema)]
@@ -79,6 +80,8 @@ pub struct ViewOptions {
     pub retain: Duration,
     /// Whether its state may have a group for every key that ever comes.
     pub unbounded: bool,
+    /// Functions that users define.
+    pub functions: Functions,
 }
 
 /// Compiles a query over `inputs`: the tables that it names, in the order of [`tables`].
@@ -88,7 +91,7 @@ pub struct ViewOptions {
 /// keep state for ever without being told so.
 pub fn plan(sql: &str, inputs: &[Table], options: ViewOptions) -> Result<Arc<dyn View>, CompileError> {
     on_large_stack(|| {
-        let planned = sql::plan(sql, inputs)?;
+        let planned = sql::plan(sql, inputs, &options.functions)?;
         if planned.is_plain(inputs) {
             let (plan, state) = planned.plain()?;
             let spec = lower::lower(&plan, &state)?;
@@ -104,6 +107,15 @@ pub fn plan(sql: &str, inputs: &[Table], options: ViewOptions) -> Result<Arc<dyn
 #[must_use]
 pub fn tables(sql: &str) -> Vec<String> {
     sql::tables(sql)
+}
+
+/// Whether a function of this name means something of its own in a view.
+pub(crate) fn is_reserved(function: &str) -> bool {
+    let of_windows = || {
+        let edge = function.strip_suffix("_start").or_else(|| function.strip_suffix("_end"));
+        windows::Kind::ALL.into_iter().any(|kind| kind.name() == edge.unwrap_or(function))
+    };
+    [windows::NOW, asof::AS_OF].contains(&function) || of_windows()
 }
 
 fn check_bound(spec: &Spec, options: &ViewOptions) -> Result<(), CompileError> {

@@ -11,6 +11,7 @@ use super::lower;
 use super::spec::{Spec, run};
 use super::sql::{self, Table};
 use crate::compiler::{on_large_stack, readable};
+use crate::functions::Functions;
 
 const MORE: &str = "a subscription can choose rows and columns of a view, and nothing else";
 
@@ -22,11 +23,16 @@ pub struct Narrow {
 }
 
 impl Narrow {
-    /// Compiles a query over a table with these columns.
+    /// Compiles a query over a table with these columns; it may call `functions`.
     ///
     /// # Errors
     /// If it does not compile, or does more than choose rows and compute columns.
-    pub fn new(query: &str, table: &str, schema: &SchemaRef) -> Result<Self, CompileError> {
+    pub fn new(
+        query: &str,
+        table: &str,
+        schema: &SchemaRef,
+        functions: &Functions,
+    ) -> Result<Self, CompileError> {
         let refused = |message: &str| CompileError {
             code: "sql::unsupported",
             message: message.into(),
@@ -40,7 +46,7 @@ impl Narrow {
                 changes: false,
                 fingerprint: 0,
             }];
-            let planned = sql::plan(query, &inputs)?;
+            let planned = sql::plan(query, &inputs, functions)?;
             if !planned.is_plain(&inputs) {
                 return Err(refused(MORE));
             }

@@ -32,6 +32,7 @@ use logdrive_operators::CompileError;
 use super::asof;
 use super::windows::{self, END, Kind, NOW, START};
 use crate::compiler::{DIALECT, NESTING_LIMIT, Positions, quote_columns, syntax, tokens};
+use crate::functions::Functions;
 use crate::lake::describe;
 use crate::session;
 
@@ -88,8 +89,12 @@ impl Planned<'_> {
     }
 }
 
-/// A query over `inputs`, with the session that knows its functions.
-pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, CompileError> {
+/// A query over `inputs`, with the session that knows its functions, also those that users define.
+pub(super) fn plan<'s>(
+    sql: &'s str,
+    inputs: &[Table],
+    functions: &Functions,
+) -> Result<Planned<'s>, CompileError> {
     let positions = Positions::new(sql);
     let mut query = parse(sql, inputs, &positions)?;
     name_windows(&mut query);
@@ -100,7 +105,7 @@ pub(super) fn plan<'s>(sql: &'s str, inputs: &[Table]) -> Result<Planned<'s>, Co
     let mut config = session::config();
     // A subquery whose value changes is a join.
     config.options_mut().optimizer.enable_physical_uncorrelated_scalar_subquery = false;
-    let context = SessionContext::new_with_state(session::builder().with_config(config).build());
+    let context = SessionContext::new_with_state(session::with(functions).with_config(config).build());
     windows::udfs().for_each(|udf| context.register_udf(udf));
     context.register_udf(windows::now());
     context.register_udf(asof::udf());

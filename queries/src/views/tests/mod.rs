@@ -2,6 +2,7 @@
 
 mod delta;
 mod finals;
+mod functions;
 mod harness;
 mod later;
 mod reference;
@@ -29,6 +30,7 @@ use proptest::prelude::*;
 use self::harness::{CUT_EVERY, Epochs, Outcome, Run};
 use super::{Emit, Table, ViewOptions, plan, sql, windows};
 use crate::compiler::Positions;
+use crate::functions::Functions;
 use crate::session;
 
 const SECOND: i64 = 1_000_000;
@@ -58,6 +60,7 @@ pub(super) fn options(emit: Emit) -> ViewOptions {
         max_bytes: 1 << 30,
         retain: Duration::from_secs(100_000),
         unbounded: true,
+        functions: Functions::default(),
     }
 }
 
