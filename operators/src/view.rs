@@ -69,6 +69,9 @@ pub trait Snapshots: Debug + Send + Sync {
     /// How far event time has come in `view`, in microseconds since the Unix epoch, and which partition of which source
     /// holds it back: the one with the oldest newest row of those that are not idle.
     fn reached(&self, view: &str, watermark: i64, held_back_by: Option<(&str, u64)>);
+
+    /// What `operator`, by timely's number of it, keeps on `worker`. Told when it changes.
+    fn keeps(&self, _worker: usize, _operator: usize, _n_rows: usize, _n_bytes: usize) {}
 }
 
 /// What a view that keeps its result has of it when it begins, on one worker: for views over it that have nothing yet.

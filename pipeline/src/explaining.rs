@@ -10,6 +10,7 @@ use logdrive_queries::postgres::{Command, Explained};
 
 use crate::following::unknown_view;
 use crate::topology::View;
+use crate::topology::profile::{Kept, Operator};
 
 /// The answer to a statement that asks how a view is computed; `None` if it asks for something else.
 ///
@@ -53,22 +54,24 @@ fn answer(view: &View, what: Explained, name: &str) -> Result<RecordBatch, SqlEr
 fn profiled(view: &View, name: &str) -> Vec<(&'static str, ArrayRef)> {
     let operators = view.views.profile().of(name);
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let gauge = |family: &prometheus::IntGaugeVec, labels: &[&str]| family.with_label_values(labels).get();
-    let kept_rows = gauge(&view.metrics.detector_rows, &[name]);
-    let of_worker = |worker: usize| gauge(&view.metrics.view_bytes, &[name, worker.to_string().as_str()]);
-    let kept_bytes: i64 = (0..view.views.n_workers()).map(of_worker).sum();
+    let kept =
+        |of: &Operator, what: fn(&Kept) -> usize| of.kept.as_ref().map(|kept| number(what(kept) as u64));
+    let of_all = |what| Some(operators.iter().filter_map(|of| kept(of, what)).sum());
+    let column = |what: fn(&Kept) -> usize| -> Int64Array {
+        operators.iter().map(|of| kept(of, what)).chain([of_all(what)]).collect()
+    };
     let indented = operators.iter().map(|of| format!("{:indent$}{}", "", of.name, indent = 2 * of.depth));
     let names: StringArray = indented.chain(["all state".to_owned()]).map(Some).collect();
-    let rows: Int64Array = operators.iter().map(|of| number(of.rows)).chain([kept_rows]).map(Some).collect();
-    let bytes: Int64Array = operators.iter().map(|_| None).chain([Some(kept_bytes)]).collect();
+    let rows: Int64Array = operators.iter().map(|of| Some(number(of.rows))).chain([None]).collect();
     let runs: Int64Array = operators.iter().map(|of| Some(number(of.runs))).chain([None]).collect();
     let time = operators.iter().map(|of| Some(of.time.as_secs_f64() * 1_000.0));
     let time: Float64Array = time.chain([None]).collect();
     vec![
         ("operator", Arc::new(names)),
         ("rows", Arc::new(rows)),
-        ("bytes", Arc::new(bytes)),
         ("runs", Arc::new(runs)),
         ("time_ms", Arc::new(time)),
+        ("kept_rows", Arc::new(column(|kept| kept.rows))),
+        ("kept_bytes", Arc::new(column(|kept| kept.bytes))),
     ]
 }

@@ -3,6 +3,7 @@
 mod changes;
 mod counted;
 mod memory;
+mod open;
 mod shards;
 mod state;
 
@@ -13,6 +14,7 @@ use timely::dataflow::Stream;
 pub use self::changes::{Changes, TableChange, n_bytes};
 pub use self::counted::Counted;
 pub use self::memory::TablesInMemory;
+pub use self::open::{OpenEpochs, frontier};
 pub use self::shards::{SHARDS, shard_of, shards_of, worker_of};
 pub use self::state::{Cuts, StateReader, StateWriter, fingerprint_of, restored};
 

@@ -19,7 +19,7 @@ mod ingest;
 mod late;
 mod outbox;
 mod positions;
-mod profile;
+pub(crate) mod profile;
 mod queue;
 mod refused;
 mod reload;
@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use logdrive_connectors::buffer::queue::DiskQueue;
 use logdrive_connectors::{ConnectorContext, ConnectorError, Metrics, Sink, Source, SourceKind, buffer};
+use logdrive_queries::Functions;
 use logdrive_schemas::component::ConfigError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -118,6 +119,8 @@ pub struct View {
     pub refused: Arc<Refused>,
     /// The paths of the Parquet files that the pipeline writes, by the names of their sinks and streams.
     pub lakes: Arc<Vec<(String, String)>>,
+    /// Functions that the configuration defines, for those who ask.
+    pub functions: Functions,
     /// Cancelled to stop gracefully.
     pub shutdown: CancellationToken,
     /// Whether all listeners are open and the dataflow runs.
@@ -179,6 +182,7 @@ pub async fn start(plan: Plan, metrics: Arc<Metrics>, mut stand: Stand) -> Resul
         views: Arc::clone(&views),
         refused: Arc::clone(&refused),
         lakes: Arc::new(plan.lakes()),
+        functions: plan.functions.clone(),
         shutdown: shutdown.clone(),
         ready: Arc::default(),
     };

@@ -22,6 +22,15 @@ pub(crate) struct Operator {
     pub(crate) runs: u64,
     /// For how long, with what is within it.
     pub(crate) time: Duration,
+    /// What it keeps, if it keeps something.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What an operator keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
 }
 
 /// The operators of all views.
@@ -33,6 +42,7 @@ pub(crate) struct Profile {
 #[derive(Debug, Default)]
 struct OfWorker {
     operators: HashMap<usize, Logged>,
+    kept: HashMap<usize, Kept>,
     /// The operator that a channel leads to, and how many rows went there.
     channels: HashMap<usize, (Vec<usize>, u64)>,
     /// The numbers of the operators that a view has.
@@ -74,6 +84,11 @@ impl Profile {
         self.worker(worker).views.insert(view.to_owned(), operators);
     }
 
+    /// An operator keeps this much.
+    pub(super) fn keeps(&self, worker: usize, operator: usize, rows: usize, bytes: usize) {
+        self.worker(worker).kept.insert(operator, Kept { rows, bytes });
+    }
+
     /// The operators of a view, in the order in which they were built.
     #[must_use]
     pub(crate) fn of(&self, view: &str) -> Vec<Operator> {
@@ -86,6 +101,12 @@ impl Profile {
                         sum.rows += operator.rows;
                         sum.runs += operator.runs;
                         sum.time += operator.time;
+                        if let (Some(all), Some(kept)) = (&mut sum.kept, operator.kept) {
+                            all.rows += kept.rows;
+                            all.bytes += kept.bytes;
+                        } else {
+                            sum.kept = sum.kept.or(operator.kept);
+                        }
                     }
                     None => found.push(operator),
                 }
@@ -133,16 +154,18 @@ impl OfWorker {
             *rows.entry(target.as_slice()).or_default() += n_rows;
         }
         let depth = |logged: &Logged| logged.address.len();
-        let found: Vec<&Logged> = numbers.clone().filter_map(|number| self.operators.get(&number)).collect();
-        let least = found.iter().map(|logged| depth(logged)).min().unwrap_or(0);
+        let logged = |number| Some((number, self.operators.get(&number)?));
+        let found: Vec<(usize, &Logged)> = numbers.clone().filter_map(logged).collect();
+        let least = found.iter().map(|(_, logged)| depth(logged)).min().unwrap_or(0);
         found
             .into_iter()
-            .map(|logged| Operator {
+            .map(|(number, logged)| Operator {
                 name: logged.name.clone(),
                 depth: depth(logged) - least,
                 rows: rows.get(logged.address.as_slice()).copied().unwrap_or(0),
                 runs: logged.runs,
                 time: logged.time,
+                kept: self.kept.get(&number).copied(),
             })
             .collect()
     }

@@ -246,6 +246,10 @@ impl Table {
 }
 
 impl Snapshots for ViewReader {
+    fn keeps(&self, worker: usize, operator: usize, n_rows: usize, n_bytes: usize) {
+        self.profile.keeps(worker, operator, n_rows, n_bytes);
+    }
+
     fn reached(&self, view: &str, watermark: i64, held_back_by: Option<(&str, u64)>) {
         let Some(table) = self.views.get(view) else { return };
         let mut progress = table.progress.lock().unwrap_or_else(PoisonError::into_inner);

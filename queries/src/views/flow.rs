@@ -18,8 +18,8 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::compute::{cast, max};
 use arrow::datatypes::TimestampMicrosecondType;
-use logdrive_operators::flow::{Changes, Counted, Cuts, StateWriter, restored};
-use logdrive_operators::{BatchStream, Batches, Beginning, ViewOutput, WorkerContext};
+use logdrive_operators::flow::{Changes, Counted, Cuts, OpenEpochs, StateWriter, frontier, restored};
+use logdrive_operators::{BatchStream, Batches, Beginning, ViewOutput, ViewRows, WorkerContext};
 use logdrive_schemas::Batch;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::StreamVec;
@@ -332,7 +332,7 @@ impl Keeper {
             Ok(Some(keep))
         });
         let (view, keep) = (Arc::clone(view), health.check(keep));
-        Self { view, health: health.clone(), slot: health.slot(), goes_on, keep }
+        Self { view, health: health.clone(), slot: 0, goes_on, keep }
     }
 
     /// What the view begins with, for readers of changes.
@@ -376,18 +376,9 @@ impl Keeper {
     /// Answers those who wait for the rows as of the epochs before.
     fn answer(&mut self, before: u64) {
         let Self { view, health, keep, .. } = self;
-        // What is within another view is not read.
-        let (snapshots, view, index) = (&health.cx.snapshots, &*view.name, health.cx.index);
-        if !snapshots.is_due(view, index, before) {
-            return;
-        }
-        let rows = match keep {
-            Some(keep) if !health.is_stopped() => {
-                keep.snapshot().map_err(|error| crate::compiler::readable(&error))
-            }
-            _ => Err(format!("the view `{view}` has stopped; the log says why")),
-        };
-        snapshots.answer(view, index, before, rows);
+        // What is within another view is not read. What could not be set up has stopped.
+        let rows = || keep.as_mut().map_or_else(|| Ok(ViewRows::default()), Keep::snapshot);
+        health.answer(&view.name, before, rows);
     }
 }
 
@@ -402,6 +393,7 @@ fn keep<'scope>(
     let (is_wanted, is_new) = (Rc::<Cell<bool>>::default(), !keeper.goes_on);
 
     let mut builder = OperatorBuilder::new(operator, parts.scope());
+    keeper.slot = keeper.health.slot(builder.operator_info().global_id);
     let mut parts = builder.new_input(parts, Exchange::new(|part: &Part| part.worker));
     let mut bars = builder.new_input(bars, Pipeline);
     let (rows_out, rows) = builder.new_output::<Batches>();
@@ -413,7 +405,7 @@ fn keep<'scope>(
     builder.build(move |mut capabilities| {
         let mut beginning_at = capabilities.pop();
         drop(capabilities);
-        let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
+        let mut pending = OpenEpochs::<Pending>::default();
         move |frontiers| {
             let (mut rows_out, mut failed_out) = (rows_out.activate(), failed_out.activate());
             if let Some(at) = beginning_at.take().filter(|_| is_wanted.get()) {
@@ -421,22 +413,18 @@ fn keep<'scope>(
                 beginning_out.activate().session_with_builder(&at).give_container(&mut rows);
             }
             parts.for_each(|capability, parts| {
-                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending::at(&capability));
+                let pending = pending.at(*capability.time(), || Pending::at(&capability));
                 pending.parts.append(parts);
             });
             bars.for_each(|capability, bars| {
-                let pending = pending.entry(*capability.time()).or_insert_with(|| Pending::at(&capability));
+                let pending = pending.at(*capability.time(), || Pending::at(&capability));
                 pending.bar = bars.drain(..).max().max(pending.bar);
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            while let Some(entry) = pending.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
+            let frontier = frontier(frontiers);
+            while let Some((epoch, of_epoch)) = pending.pop_complete(frontier) {
                 cuts.pass_changes(epoch, |_| keeper.changes());
                 keeper.answer(epoch);
-                let Pending { rows_at, failed_at, parts, bar } = entry.remove();
+                let Pending { rows_at, failed_at, parts, bar } = of_epoch;
                 let Emitted { rows, failed } = keeper.epoch(epoch, parts, bar);
                 if !rows.is_empty() {
                     rows_out.session_with_builder(&rows_at).give_container(&mut Batches(rows));

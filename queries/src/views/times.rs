@@ -12,7 +12,7 @@ use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::compute::cast;
 use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::Result;
-use logdrive_operators::flow::{Counted, Cuts, StateWriter, restored};
+use logdrive_operators::flow::{Counted, Cuts, OpenEpochs, StateWriter, frontier, restored};
 use logdrive_operators::{BatchStream, Batches, ViewOutcome};
 use logdrive_schemas::{Batch, Reject, Rejects, reject};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -142,7 +142,7 @@ pub(super) fn attach<'scope>(clock: Clock, input: BatchStream<'scope>, health: &
         capabilities.truncate(2);
         let mut at_zero = capabilities.pop();
         drop(capabilities);
-        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        let mut open = OpenEpochs::<Open>::default();
         move |frontiers| {
             let (mut rows_out, mut bars_out) = (rows_out.activate(), bars_out.activate());
             let mut rejects_out = rejects_out.activate();
@@ -150,20 +150,16 @@ pub(super) fn attach<'scope>(clock: Clock, input: BatchStream<'scope>, health: &
                 bars_out.session(&at_zero).give(judge.watermark.at());
             }
             rows.for_each(|capability, batches| {
-                let open = open.entry(*capability.time()).or_insert_with(|| Open::at(&capability));
+                let open = open.at(*capability.time(), || Open::at(&capability));
                 open.batches.append(&mut batches.0);
             });
             marks.for_each(|capability, marks| {
-                let open = open.entry(*capability.time()).or_insert_with(|| Open::at(&capability));
+                let open = open.at(*capability.time(), || Open::at(&capability));
                 open.marks.append(marks);
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            while let Some(entry) = open.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
-                let Open { rows_at, bars_at, rejects_at, batches, marks } = entry.remove();
+            let frontier = frontier(frontiers);
+            while let Some((epoch, of_epoch)) = open.pop_complete(frontier) {
+                let Open { rows_at, bars_at, rejects_at, batches, marks } = of_epoch;
                 cuts.pass(epoch, || judge.encode(fingerprint));
                 let (mut passed, mut refused) = (Vec::new(), Vec::new());
                 for batch in batches {
@@ -208,19 +204,15 @@ pub(super) fn least<'scope>(bars: Vec<StreamVec<'scope, u64, i64>>) -> Option<St
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut reached: BTreeMap<usize, i64> = BTreeMap::new();
-        let mut open: BTreeMap<u64, (Capability<u64>, Vec<(usize, i64)>)> = BTreeMap::new();
+        let mut open = OpenEpochs::<(Capability<u64>, Vec<(usize, i64)>)>::default();
         move |frontiers| {
             let mut output = output.activate();
             input.for_each(|capability, bars| {
                 let at = || (capability.retain(0), Vec::new());
-                open.entry(*capability.time()).or_insert_with(at).1.append(bars);
+                open.at(*capability.time(), at).1.append(bars);
             });
-            let frontier = frontiers[0].frontier().first().copied();
-            while let Some(entry) = open.first_entry() {
-                if frontier.is_some_and(|frontier| frontier <= *entry.key()) {
-                    break;
-                }
-                let (capability, bars) = entry.remove();
+            let frontier = frontier(frontiers);
+            while let Some((_, (capability, bars))) = open.pop_complete(frontier) {
                 for (clock, bar) in bars {
                     let reached = reached.entry(clock).or_insert(bar);
                     *reached = bar.max(*reached);

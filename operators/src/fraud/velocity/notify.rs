@@ -16,7 +16,7 @@ use super::retain::{RESTORED, is_mine};
 use super::windows::{UNIT, Violation};
 use super::{Change, Rules, VERSION};
 use crate::detector::WorkerContext;
-use crate::flow::{BatchStream, Batches, Cuts, StateWriter, restored};
+use crate::flow::{BatchStream, Batches, Cuts, OpenEpochs, StateWriter, frontier, restored};
 use crate::fraud::finding_rows;
 
 pub(super) const PART: &str = "alerts";
@@ -160,7 +160,7 @@ pub(super) fn attach<'scope>(
         &operator,
         move |capability, _| {
             drop(capability);
-            let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+            let mut open = OpenEpochs::<Open>::default();
             move |(violations, before), (bars, bars_before), output| {
                 violations.for_each(|capability, changes| {
                     for ((key, violation), epoch, diff) in changes.drain(..) {
@@ -168,28 +168,18 @@ pub(super) fn attach<'scope>(
                         if epoch == RESTORED || diff <= 0 {
                             continue;
                         }
-                        let open = open.entry(epoch).or_default();
+                        let open = open.at(epoch, Open::default);
                         open.findings_at.get_or_insert_with(|| capability.delayed(&epoch, 0));
                         open.new.push((key, violation));
                     }
                 });
                 bars.for_each(|capability, bars| {
-                    open.entry(*capability.time()).or_default().bar = bars.drain(..).max();
+                    open.at(*capability.time(), Open::default).bar = bars.drain(..).max();
                 });
-                let frontier = before
-                    .frontier()
-                    .first()
-                    .copied()
-                    .into_iter()
-                    .chain(bars_before.frontier().first().copied())
-                    .min();
-                while let Some(entry) = open.first_entry() {
-                    let epoch = *entry.key();
-                    if frontier.is_some_and(|frontier| frontier <= epoch) {
-                        break;
-                    }
+                let frontier = frontier([before, bars_before]);
+                while let Some((epoch, of_epoch)) = open.pop_complete(frontier) {
                     cuts.pass(epoch, || alerts.encode(&cx));
-                    let Open { findings_at, bar, new } = entry.remove();
+                    let Open { findings_at, bar, new } = of_epoch;
                     let said = alerts.epoch(bar.unwrap_or(i64::MIN), new);
                     if let (Some(capability), false) = (findings_at, said.is_empty()) {
                         let severity = alerts.rules.severity.to_string();

@@ -17,7 +17,9 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use super::events::{Event, Key, Row, route};
 use super::{Change, Rules, state};
 use crate::detector::WorkerContext;
-use crate::flow::{Changes, Cuts, StateWriter, TableChange, restored, shard_of, shards_of, worker_of};
+use crate::flow::{
+    Changes, Cuts, OpenEpochs, StateWriter, TableChange, frontier, restored, shard_of, shards_of, worker_of,
+};
 
 pub(super) const PART: &str = "rows";
 
@@ -308,7 +310,7 @@ pub(super) fn attach<'scope>(
     builder.build(move |mut capabilities| {
         capabilities.truncate(1);
         let mut restored_at = capabilities.pop();
-        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        let mut open = OpenEpochs::<Open>::default();
         move |frontiers| {
             let mut changes_out = changes_out.activate();
             let mut bars_out = bars_out.activate();
@@ -316,21 +318,17 @@ pub(super) fn attach<'scope>(
                 changes_out.session(&capability).give_iterator(changes.drain(..));
             }
             input.for_each(|capability, events| {
-                let open = open.entry(*capability.time()).or_insert_with(|| Open {
+                let open = open.at(*capability.time(), || Open {
                     changes_at: capability.retain(0),
                     bar_at: capability.retain(1),
                     events: Vec::new(),
                 });
                 open.events.append(events);
             });
-            let frontier = frontiers[0].frontier().first().copied();
-            while let Some(entry) = open.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
+            let frontier = frontier(frontiers);
+            while let Some((epoch, of_epoch)) = open.pop_complete(frontier) {
                 cuts.pass_changes(epoch, |_| live.changes(&cx));
-                let Open { changes_at, bar_at, events } = entry.remove();
+                let Open { changes_at, bar_at, events } = of_epoch;
                 bars_out.session(&bar_at).give(live.bar());
                 let done = live.epoch(epoch, events, &mut changes);
                 changes_out.session(&changes_at).give_iterator(changes.drain(..));

@@ -70,14 +70,15 @@ pub(super) fn reduce<'scope, T: Time>(
 }
 
 /// Has what an arrangement takes counted.
-pub(super) fn charge<'scope, T: Time>(arranged: &ByKey<'scope, T>, health: &Health) {
+pub(super) fn charge<'scope, T: Time>(arranged: &ByKey<'scope, T>, name: &str, health: &Health) {
     let mut trace = arranged.trace.clone();
     // Whoever only counts holds nothing back.
     trace.set_logical_compaction(AntichainRef::new(&[]));
     trace.set_physical_compaction(AntichainRef::new(&[]));
-    let (health, slot) = (health.clone(), health.slot());
+    let health = health.clone();
     let mut mean = 0;
-    let mut builder = OperatorBuilder::new("charge".to_owned(), arranged.stream.scope());
+    let mut builder = OperatorBuilder::new(format!("{name} state"), arranged.stream.scope());
+    let slot = health.slot(builder.operator_info().global_id);
     let mut input = builder.new_input(arranged.stream.clone(), Pipeline);
     builder.build(move |_| {
         move |_| {

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, VecCollection};
+use logdrive_operators::flow::{OpenEpochs, frontier};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
@@ -176,9 +177,10 @@ pub(super) fn join<'scope>(
     nothing: Row,
     health: &Health,
 ) -> VecCollection<'scope, u64, Row, isize> {
-    let (health, slot) = (health.clone(), health.slot());
+    let health = health.clone();
     let mut keys = Keys { nothing, ..Keys::default() };
     let mut builder = OperatorBuilder::new("as of".to_owned(), left.inner.scope());
+    let slot = health.slot(builder.operator_info().global_id);
     let by_key = || Exchange::new(|((key, _), ..): &Update| xxh3_64_with_seed(key, SEED));
     let mut left = builder.new_input(left.inner, by_key());
     let mut right = builder.new_input(right.inner, by_key());
@@ -186,28 +188,23 @@ pub(super) fn join<'scope>(
     let mut output = OutputBuilder::<u64, CapacityContainerBuilder<Vec<(Row, u64, isize)>>>::from(output);
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut open: BTreeMap<u64, (Capability<u64>, Changes)> = BTreeMap::new();
+        let mut open = OpenEpochs::<(Capability<u64>, Changes)>::default();
         move |frontiers| {
             let mut output = output.activate();
             left.for_each(|capability, updates| {
                 for (row, time, diff) in updates.drain(..) {
                     let at = || (capability.delayed(&time, 0), Changes::default());
-                    open.entry(time).or_insert_with(at).1.left.push((row, diff));
+                    open.at(time, at).1.left.push((row, diff));
                 }
             });
             right.for_each(|capability, updates| {
                 for (row, time, diff) in updates.drain(..) {
                     let at = || (capability.delayed(&time, 0), Changes::default());
-                    open.entry(time).or_insert_with(at).1.right.push((row, diff));
+                    open.at(time, at).1.right.push((row, diff));
                 }
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            while let Some(entry) = open.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
-                let (capability, changes) = entry.remove();
+            let frontier = frontier(frontiers);
+            while let Some((epoch, (capability, changes))) = open.pop_complete(frontier) {
                 if health.is_stopped() {
                     keys = Keys::default();
                     continue;

@@ -1,10 +1,11 @@
 //! What is computed of the rows of a key, when a change costs what changed and not the rows that are there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use datafusion::common::Result;
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, VecCollection};
+use logdrive_operators::flow::{OpenEpochs, frontier};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
@@ -169,31 +170,27 @@ pub(super) fn fold<'scope, F: Fold>(
     health: &Health,
     fold: F,
 ) -> VecCollection<'scope, u64, Row, isize> {
-    let (health, slot) = (health.clone(), health.slot());
+    let health = health.clone();
     let mut keys = Keys::new(fold);
     let mut builder = OperatorBuilder::new(name.to_owned(), input.inner.scope());
+    let slot = health.slot(builder.operator_info().global_id);
     let by_key = Exchange::new(|((key, _), ..): &((Row, Row), u64, isize)| xxh3_64_with_seed(key, SEED));
     let mut input = builder.new_input(input.inner, by_key);
     let (output, results) = builder.new_output::<Vec<(Row, u64, isize)>>();
     let mut output = OutputBuilder::<u64, CapacityContainerBuilder<Vec<(Row, u64, isize)>>>::from(output);
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut open: BTreeMap<u64, (Capability<u64>, Vec<Change>)> = BTreeMap::new();
+        let mut open = OpenEpochs::<(Capability<u64>, Vec<Change>)>::default();
         move |frontiers| {
             let mut output = output.activate();
             input.for_each(|capability, updates| {
                 for (row, time, diff) in updates.drain(..) {
                     let at = || (capability.delayed(&time, 0), Vec::new());
-                    open.entry(time).or_insert_with(at).1.push((row, diff));
+                    open.at(time, at).1.push((row, diff));
                 }
             });
-            let frontier = frontiers[0].frontier().first().copied();
-            while let Some(entry) = open.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
-                let (capability, changes) = entry.remove();
+            let frontier = frontier(frontiers);
+            while let Some((epoch, (capability, changes))) = open.pop_complete(frontier) {
                 if health.is_stopped() {
                     keys.clear();
                     continue;
@@ -217,6 +214,7 @@ mod tests {
     use super::super::ranks::{InOrder, ordered};
     use super::super::{Codec, lower};
     use super::*;
+    use crate::functions::Functions;
     use crate::views::sql;
     use crate::views::tests::{events, options, row_like_no_other};
     use crate::views::{Emit, Table};
@@ -226,7 +224,7 @@ mod tests {
 
     fn lowered(select: &str) -> Node {
         let tables = [Table { changes: true, ..events() }];
-        let planned = sql::plan(select, &tables).unwrap();
+        let planned = sql::plan(select, &tables, &Functions::default()).unwrap();
         let (plan, state) = planned.any().unwrap();
         let mut node = lower::lower(&plan, &state, &tables, &options(Emit::Changes)).unwrap().root;
         while let Kind::Stages(input, _) = node.kind {

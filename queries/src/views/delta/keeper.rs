@@ -1,14 +1,15 @@
 //! The rows of a leaf, on the worker that keeps them: what comes, goes on into the view, leaves again when its time is
 //! over, and is written into checkpoints as it changes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt16Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::Result;
 use differential_dataflow::AsCollection;
-use logdrive_operators::flow::{Changes, Cuts, TableChange, restored, shard_of, shards_of, worker_of};
+use logdrive_operators::flow::{
+    Changes, Cuts, OpenEpochs, TableChange, frontier, restored, shard_of, shards_of, worker_of,
+};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -222,11 +223,12 @@ pub(super) fn attach<'scope>(
     bars: StreamVec<'scope, u64, i64>,
 ) -> Rows<'scope, u64> {
     let health = keeper.health.clone();
-    let (slot, peers) = (health.slot(), health.cx.peers);
+    let peers = health.cx.peers;
     let mut cuts = Cuts::new(keeper.operator.clone(), &health.cx);
     let mut next_cut = None;
 
     let mut builder = OperatorBuilder::new(keeper.operator.clone(), rows.scope());
+    let slot = health.slot(builder.operator_info().global_id);
     let by_shard = Exchange::new(move |coming: &Coming| worker_of(shard(&coming.row), peers) as u64);
     let mut input = builder.new_input(rows, by_shard);
     let mut bars = builder.new_input(bars, Pipeline);
@@ -234,19 +236,19 @@ pub(super) fn attach<'scope>(
     let mut output = UpdateOutput::from(output);
     builder.build(move |mut capabilities| {
         let mut clock = capabilities.pop();
-        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        let mut open = OpenEpochs::<Open>::default();
         move |frontiers| {
             let Some(clock_now) = &mut clock else { return };
             let mut output = output.activate();
             let mut out = std::mem::take(&mut keeper.restored);
             input.for_each(|capability, rows| {
-                open.entry(*capability.time()).or_default().rows.append(rows);
+                open.at(*capability.time(), Open::default).rows.append(rows);
             });
             bars.for_each(|capability, bars| {
-                let open = open.entry(*capability.time()).or_default();
+                let open = open.at(*capability.time(), Open::default);
                 open.bar = bars.drain(..).max().max(open.bar);
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+            let frontier = frontier(frontiers);
             let floor = *clock_now.time();
             let mut advance = |keeper: &mut Keeper, to: u64, out: &mut Vec<Update>| {
                 // Before anything is known the frontier is at zero; from there it jumps to the present.
@@ -266,12 +268,7 @@ pub(super) fn attach<'scope>(
                 keeper.kept.pass_time(to - 1, floor, out);
                 keeper.pass_watermark(to, to, out);
             };
-            while let Some(entry) = open.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
-                let Open { rows, bar } = entry.remove();
+            while let Some((epoch, Open { rows, bar })) = open.pop_complete(frontier) {
                 advance(&mut keeper, epoch, &mut out);
                 keeper.kept.pass_time(epoch, floor, &mut out);
                 if !health.is_stopped() {

@@ -8,7 +8,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::Result;
 use differential_dataflow::consolidation::consolidate;
-use logdrive_operators::flow::{Cuts, StateWriter, restored};
+use logdrive_operators::flow::{Cuts, OpenEpochs, StateWriter, frontier, restored};
 use logdrive_operators::{BatchStream, Batches, Beginning, ViewRows};
 use timely::container::NoopBuilder;
 use timely::dataflow::StreamVec;
@@ -25,7 +25,6 @@ use super::arranged::SEED;
 use super::codec::{Codec, ROW_BYTES, Row};
 use super::render::Rows;
 use super::result::BATCH_ROWS;
-use crate::compiler::readable;
 
 /// How the rows of a view become final.
 pub(super) struct Final {
@@ -144,20 +143,6 @@ impl Table {
             untold: batches(&mut self.open.values().flatten())?,
         })
     }
-
-    /// Answers those who wait for the rows as of the epochs before.
-    fn answer(&self, before: u64, health: &Health) {
-        let (snapshots, index) = (&health.cx.snapshots, health.cx.index);
-        if !snapshots.is_due(&health.name, index, before) {
-            return;
-        }
-        let rows = if health.is_stopped() {
-            Err(format!("the view `{}` has stopped; the log says why", health.name))
-        } else {
-            self.snapshot().map_err(|error| readable(&error))
-        };
-        snapshots.answer(&health.name, index, before, rows);
-    }
 }
 
 /// An epoch that is not complete.
@@ -180,12 +165,13 @@ pub(super) fn attach<'scope>(
     bars: StreamVec<'scope, u64, i64>,
     health: &Health,
 ) -> (BatchStream<'scope>, Beginning<'scope>) {
-    let (health, slot) = (health.clone(), health.slot());
+    let health = health.clone();
     let (fingerprint, goes_on) = (end.fingerprint, end.goes_on);
     let mut cuts = Cuts::new(end.operator.clone(), &health.cx);
     let states = health.cx.checkpoint.restored(&end.operator);
     let bar = restored(&states, fingerprint).into_iter().filter_map(|(_, _, mut state)| state.i64()).max();
     let mut builder = OperatorBuilder::new(end.operator.clone(), rows.inner.scope());
+    let slot = health.slot(builder.operator_info().global_id);
     let mut table = Table {
         end,
         open: BTreeMap::new(),
@@ -212,7 +198,7 @@ pub(super) fn attach<'scope>(
     builder.build(move |mut capabilities| {
         let mut beginning_at = capabilities.pop();
         drop(capabilities);
-        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        let mut open = OpenEpochs::<Open>::default();
         move |frontiers| {
             let mut output = output.activate();
             let mut begin = |table: &Table| {
@@ -223,27 +209,23 @@ pub(super) fn attach<'scope>(
             };
             rows.for_each(|capability, updates| {
                 for (row, time, diff) in updates.drain(..) {
-                    let open = open.entry(time).or_insert_with(|| Open::at(&capability, time));
+                    let open = open.at(time, || Open::at(&capability, time));
                     open.changes.push((row, diff));
                 }
             });
             bars.for_each(|capability, bars| {
                 let time = *capability.time();
-                let open = open.entry(time).or_insert_with(|| Open::at(&capability, time));
+                let open = open.at(time, || Open::at(&capability, time));
                 open.bar = bars.drain(..).max().max(open.bar);
             });
-            let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            while let Some(entry) = open.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
+            let frontier = frontier(frontiers);
+            while let Some((epoch, of_epoch)) = open.pop_complete(frontier) {
                 if epoch > 0 {
                     begin(&table);
                 }
-                table.answer(epoch, &health);
+                health.answer(&health.name, epoch, || table.snapshot());
                 cuts.pass(epoch, || encode(&table));
-                let Open { at, changes, bar } = entry.remove();
+                let Open { at, changes, bar } = of_epoch;
                 if health.is_stopped() {
                     continue;
                 }
@@ -262,7 +244,7 @@ pub(super) fn attach<'scope>(
                 (table.n_rows, table.n_bytes) = (0, 0);
             }
             health.charge(slot, table.n_rows, table.n_bytes);
-            table.answer(frontier.unwrap_or(u64::MAX), &health);
+            health.answer(&health.name, frontier.unwrap_or(u64::MAX), || table.snapshot());
             if let Some(frontier) = frontier {
                 cuts.pass(frontier, || encode(&table));
             }

@@ -1,11 +1,12 @@
 //! Where rows leave: the changes of each epoch as batches, and the view as a table, for those who read it.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use arrow::array::RecordBatch;
 use datafusion::common::Result;
+use logdrive_operators::flow::{OpenEpochs, frontier};
 use logdrive_operators::{BatchStream, Batches, Beginning, ViewRows};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Exchange;
@@ -19,7 +20,6 @@ use super::super::output::{Shape, Told, identity};
 use super::arranged::SEED;
 use super::codec::{Codec, ROW_BYTES, Row};
 use super::render::Rows;
-use crate::compiler::readable;
 
 /// How many rows a batch has at most.
 pub(super) const BATCH_ROWS: usize = 8192;
@@ -78,20 +78,6 @@ impl Table {
             .collect();
         rows.chunks(BATCH_ROWS).map(|rows| self.codec.decode(rows.iter().copied())).collect()
     }
-
-    /// Answers those who wait for the rows as of the epochs before.
-    fn answer(&self, before: u64, health: &Health) {
-        let (snapshots, index) = (&health.cx.snapshots, health.cx.index);
-        if !snapshots.is_due(&health.name, index, before) {
-            return;
-        }
-        let rows = if health.is_stopped() {
-            Err(format!("the view `{}` has stopped; the log says why", health.name))
-        } else {
-            self.snapshot().map(ViewRows::from).map_err(|error| readable(&error))
-        };
-        snapshots.answer(&health.name, index, before, rows);
-    }
 }
 
 /// Attaches the end of a view. If it `goes_on`, what comes at time zero was told before the crash, and is what views over
@@ -103,9 +89,10 @@ pub(super) fn attach<'scope>(
     goes_on: bool,
     health: &Health,
 ) -> (BatchStream<'scope>, Beginning<'scope>) {
-    let (health, slot) = (health.clone(), health.slot());
+    let health = health.clone();
     let mut table = Table { codec, shape, rows: HashMap::new(), n_bytes: 0 };
     let mut builder = OperatorBuilder::new(format!("{}.result", health.name), rows.inner.scope());
+    let slot = health.slot(builder.operator_info().global_id);
     let by_row = Exchange::new(|(row, ..): &(Row, u64, isize)| xxh3_64_with_seed(row, SEED));
     let mut input = builder.new_input(rows.inner, by_row);
     let (output, stream) = builder.new_output::<Batches>();
@@ -117,9 +104,12 @@ pub(super) fn attach<'scope>(
     builder.build(move |mut capabilities| {
         let mut beginning_at = capabilities.pop();
         drop(capabilities);
-        let mut pending: BTreeMap<u64, (Capability<u64>, Vec<(Row, isize)>)> = BTreeMap::new();
+        let mut open = OpenEpochs::<(Capability<u64>, Vec<(Row, isize)>)>::default();
         move |frontiers| {
             let mut output = output.activate();
+            let answer = |table: &Table, before: u64| {
+                health.answer(&health.name, before, || table.snapshot().map(ViewRows::from));
+            };
             let mut begin = |table: &Table, health: &Health| {
                 let Some(at) = beginning_at.take().filter(|_| goes_on && is_wanted.get()) else { return };
                 let rows = table.snapshot().and_then(|rows| table.shape.beginning(&rows));
@@ -129,20 +119,15 @@ pub(super) fn attach<'scope>(
             input.for_each(|capability, updates| {
                 for (row, time, diff) in updates.drain(..) {
                     let at = || (capability.delayed(&time, 0), Vec::new());
-                    pending.entry(time).or_insert_with(at).1.push((row, diff));
+                    open.at(time, at).1.push((row, diff));
                 }
             });
-            let frontier = frontiers[0].frontier().first().copied();
-            while let Some(entry) = pending.first_entry() {
-                let epoch = *entry.key();
-                if frontier.is_some_and(|frontier| frontier <= epoch) {
-                    break;
-                }
+            let frontier = frontier(frontiers);
+            while let Some((epoch, (capability, changes))) = open.pop_complete(frontier) {
                 if epoch > 0 {
                     begin(&table, &health);
                 }
-                table.answer(epoch, &health);
-                let (capability, changes) = entry.remove();
+                answer(&table, epoch);
                 let changes = table.apply(changes);
                 if health.is_stopped() || changes.is_empty() || (epoch == 0 && goes_on) {
                     continue;
@@ -150,9 +135,7 @@ pub(super) fn attach<'scope>(
                 // Zero is before all time: what is so from the beginning is told as soon as it is known when that is, but
                 // leaves before everything else: a checkpoint, whenever it is made, is made after it.
                 let epoch = match frontier {
-                    Some(frontier) if epoch == 0 => {
-                        pending.keys().next().map_or(frontier, |next| frontier.min(*next))
-                    }
+                    Some(frontier) if epoch == 0 => open.first().map_or(frontier, |next| frontier.min(next)),
                     _ => epoch,
                 };
                 let mut batches = health.check(table.told(&changes, epoch));
@@ -164,7 +147,7 @@ pub(super) fn attach<'scope>(
                 begin(&table, &health);
             }
             health.charge(slot, table.rows.len(), table.n_bytes);
-            table.answer(frontier.unwrap_or(u64::MAX), &health);
+            answer(&table, frontier.unwrap_or(u64::MAX));
         }
     });
     (stream, beginning)

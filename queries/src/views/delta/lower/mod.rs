@@ -1,35 +1,29 @@
 //! A logical plan to a tree of [`Node`]s.
 
+mod first;
+mod joins;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNode;
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{
-    Aggregate as LogicalAggregate, BinaryExpr, Expr, FetchType, Join as LogicalJoin, Limit, LogicalPlan,
-    Operator, RecursiveQuery, SkipType, TableScan, Window, WindowFunctionDefinition,
-};
+use datafusion::logical_expr::{Aggregate as LogicalAggregate, Expr, LogicalPlan, RecursiveQuery, TableScan};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, Literal};
-use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr, create_physical_sort_expr};
-use datafusion::physical_planner::create_window_expr;
 use logdrive_operators::CompileError;
 
-use super::super::asof;
 use super::super::lower::{
-    failed, lower_functions, lower_raw, nullable, physical, refuse, unaliased, unsupported, window_of,
+    failed, lower_functions, lower_raw, nullable, physical, refuse, unsupported, window_of,
 };
 use super::super::spec::{Aggregate, Stage};
 use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
 use super::codec::Codec;
-use super::interval::{self, Interval};
 use super::lifetime;
-use super::plan::{
-    AsOf, Bound, Call, Clock, DeltaSpec, First, Group, Join, Kind, Leaf, Lifetime, Node, Order, Rank, Side,
-};
+use super::plan::{Call, Clock, DeltaSpec, Group, Kind, Leaf, Lifetime, Node};
 
 /// Makes the plan ready to run.
 pub(super) fn lower(
@@ -257,127 +251,6 @@ impl Lowering<'_> {
         Ok(self.staged(input, stage))
     }
 
-    fn join(&mut self, join: &LogicalJoin) -> Result<Node, CompileError> {
-        if join.null_aware {
-            return Err(refuse(
-                "NOT IN over a subquery, which no row passes once it has a NULL",
-                "write NOT EXISTS (SELECT … WHERE …)",
-            ));
-        }
-        if matches!(join.join_type, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark) {
-            return self.join(&swapped(join));
-        }
-        let (left_schema, right_schema) = (join.left.schema(), join.right.schema());
-        let as_of = join.filter.as_ref().and_then(|condition| asof::find(condition, left_schema));
-        let (left, right) = (self.node(&join.left)?, self.node(&join.right)?);
-        let keys = |side: fn(&(Expr, Expr)) -> &Expr, schema: &DFSchema| {
-            join.on.iter().map(|pair| physical(side(pair), schema, self.state)).collect::<Result<Vec<_>, _>>()
-        };
-        let left_keys = keys(|pair| &pair.0, left_schema)?;
-        let right_keys = keys(|pair| &pair.1, right_schema)?;
-        if let Some(as_of) = as_of {
-            let left =
-                Side { input: left, keys: left_keys, time: physical(&as_of.left, left_schema, self.state)? };
-            let time = physical(&as_of.right, right_schema, self.state)?;
-            return self.as_of(join, left, Side { input: right, keys: right_keys, time }, &as_of);
-        }
-        let both = left_schema.join(right_schema).map_err(|error| failed(&error))?;
-        let interval = self.interval(join, &both, left.schema.fields().len());
-        self.let_go(join.join_type, interval, [&left, &right]);
-        let filter = join.filter.as_ref().map(|expr| physical(expr, &both, self.state)).transpose()?;
-        Ok(Node {
-            schema: nullable(join.schema.as_arrow()),
-            kind: Kind::Join(Box::new(Join {
-                left,
-                right,
-                left_keys,
-                right_keys,
-                nulls_match: join.null_equality == NullEquality::NullEqualsNull,
-                filter,
-                both: nullable(both.as_arrow()),
-                join_type: join.join_type,
-                interval,
-            })),
-        })
-    }
-
-    /// How far apart times of both sides are, if the condition bounds it.
-    fn interval(&self, join: &LogicalJoin, both: &DFSchema, n_left: usize) -> Option<Interval> {
-        let equal = join.on.iter().map(|(left, right)| left.clone().eq(right.clone()));
-        let above = self.conditions.iter().filter(|(node, _)| *node == address(join));
-        let above = above.map(|(_, condition)| condition.clone());
-        interval::find(&conjunction(equal.chain(join.filter.clone()).chain(above))?, both, n_left)
-    }
-
-    /// Has the rows of two streams leave once none can come that would match them.
-    fn let_go(&mut self, join_type: JoinType, interval: Option<Interval>, sides: [&Node; 2]) {
-        let retain = i64::try_from(self.options.retain.as_micros()).unwrap_or(i64::MAX);
-        let Some(interval) = interval else { return };
-        let Some(keep) = interval.keep(join_type, retain) else { return };
-        let columns = [(interval.left, keep.left), (interval.right, keep.right)];
-        let times = [0, 1].map(|side| self.time_of(sides[side], columns[side].0));
-        let [Some(left), Some(right)] = times else { return };
-        for ((leaf, clock), (column, keep)) in [left, right].into_iter().zip(columns) {
-            let clock = self.clocks.iter().position(|known| *known == clock).unwrap_or_else(|| {
-                self.clocks.push(clock);
-                self.clocks.len() - 1
-            });
-            let leaf = &mut self.leaves[leaf];
-            let at = PhysicalColumn::new(leaf.schema.field(column).name(), column);
-            leaf.clock = Some(clock);
-            leaf.lifetime.behind = Some(Bound { at: Arc::new(at), plus: keep.saturating_add(1) });
-        }
-    }
-
-    /// The leaf that a node is, and which column of its input a column of it is; if it is rows of a stream that never
-    /// leave.
-    fn time_of(&self, node: &Node, column: usize) -> Option<(usize, Clock)> {
-        let Kind::Leaf(idx) = node.kind else { return None };
-        let leaf = &self.leaves[idx];
-        if leaf.pane.is_some() || leaf.changes || !leaf.lifetime.is_none() {
-            return None;
-        }
-        let column = leaf.before.iter().rev().try_fold(column, |column, stage| match stage {
-            Stage::Filter(_) => Some(column),
-            Stage::Project(columns, _) => Some(columns[column].downcast_ref::<PhysicalColumn>()?.index()),
-        })?;
-        Some((idx, Clock { input: leaf.input, column: leaf.reads[column].clone() }))
-    }
-
-    fn as_of(
-        &self,
-        join: &LogicalJoin,
-        left: Side,
-        right: Side,
-        as_of: &asof::Match,
-    ) -> Result<Node, CompileError> {
-        if !as_of.is_all {
-            return Err(refuse(
-                "an ASOF JOIN with other conditions than equalities",
-                "put conditions on one side into a subquery: ASOF JOIN (SELECT … WHERE …)",
-            ));
-        }
-        if self.found.is_some() {
-            return Err(refuse("an ASOF JOIN in a recursion", "write a view for it, and read that here"));
-        }
-        let type_of = |side: &Side| side.time.data_type(&side.input.schema).map_err(|error| failed(&error));
-        let (of_left, of_right) = (type_of(&left)?, type_of(&right)?);
-        let is_time = matches!(of_left, DataType::Timestamp(..) | DataType::Int64);
-        if of_left != of_right || !is_time {
-            let message = format!("MATCH_CONDITION with {of_left} and {of_right}");
-            return Err(refuse(message, "compare two timestamps, or two integers"));
-        }
-        Ok(Node {
-            schema: nullable(join.schema.as_arrow()),
-            kind: Kind::AsOf(Box::new(AsOf {
-                left,
-                right,
-                is_next: matches!(as_of.op, Operator::LtEq | Operator::Lt),
-                is_strict: matches!(as_of.op, Operator::Gt | Operator::Lt),
-            })),
-        })
-    }
-
     fn aggregate(&mut self, aggregate: &LogicalAggregate) -> Result<Node, CompileError> {
         let schema = aggregate.input.schema();
         let mut keys = Vec::with_capacity(aggregate.group_expr.len());
@@ -415,93 +288,6 @@ impl Lowering<'_> {
             schema: nullable(aggregate.schema.as_arrow()),
             kind: Kind::Group(Box::new(Group { input, keys, calls, arguments, argument_schema, values })),
         })
-    }
-
-    fn window(&mut self, window: &Window) -> Result<Node, CompileError> {
-        let limit = self.limits.iter().find(|(node, _)| *node == address(window)).map(|(_, limit)| *limit);
-        let input = self.node(&window.input)?;
-        let functions = window.window_expr.iter().map(|expr| {
-            create_window_expr(
-                expr,
-                window.input.schema(),
-                self.state.execution_props(),
-                &PhysicalPlanningContext::default(),
-            )
-        });
-        let functions: Vec<_> = functions.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
-        let Some(first) = functions.first() else { return Err(internal("no window function".into())) };
-        let (partition, order) = (first.partition_by().to_vec(), orders(first.order_by()));
-        Ok(Node {
-            schema: nullable(window.schema.as_arrow()),
-            kind: Kind::Rank(Box::new(Rank { input, partition, order, functions, limit })),
-        })
-    }
-
-    /// Whether a condition wants only the first rows of each partition: `row_number() … <= k`.
-    fn find_limit(&mut self, predicate: &Expr, input: &LogicalPlan) {
-        for condition in split_conjunction(predicate) {
-            let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { continue };
-            let (Expr::Column(column), Expr::Literal(value, _)) = (&**left, &**right) else { continue };
-            let limit = match op {
-                Operator::LtEq | Operator::Eq => count(value),
-                Operator::Lt => count(value).and_then(|count| count.checked_sub(1)),
-                _ => None,
-            };
-            if let (Some(limit), Some(window)) = (limit, row_number(column, input)) {
-                self.limits.push((address(window), limit));
-            }
-        }
-    }
-
-    /// Keeps what is asked of the rows of a join, if it is right below: the optimiser may have put it there.
-    fn find_condition(&mut self, predicate: &Expr, mut input: &LogicalPlan) {
-        while let LogicalPlan::Projection(projection) = input
-            && projection.expr.iter().all(|expr| matches!(expr, Expr::Column(_)))
-        {
-            input = &projection.input;
-        }
-        if let LogicalPlan::Join(join) = input
-            && join.join_type == JoinType::Inner
-        {
-            self.conditions.push((address(join), predicate.clone()));
-        }
-    }
-
-    fn limit(&mut self, limit: &Limit) -> Result<Node, CompileError> {
-        let (fetch, skip) = (limit.get_fetch_type(), limit.get_skip_type());
-        let (Ok(FetchType::Literal(fetch)), Ok(SkipType::Literal(skip))) = (fetch, skip) else {
-            return Err(refuse("LIMIT and OFFSET that are no numbers", "write them as numbers"));
-        };
-        match fetch {
-            Some(fetch) => self.first(&limit.input, skip, fetch),
-            None => Err(refuse("OFFSET without LIMIT", "an endless stream has no rest; add LIMIT")),
-        }
-    }
-
-    fn first(&mut self, plan: &LogicalPlan, skip: usize, fetch: usize) -> Result<Node, CompileError> {
-        let (input, order) = match plan {
-            LogicalPlan::SubqueryAlias(alias) => return self.first(&alias.input, skip, fetch),
-            LogicalPlan::Projection(projection) => {
-                let input = self.first(&projection.input, skip, fetch)?;
-                return self.project(input, projection);
-            }
-            LogicalPlan::Sort(sort) => {
-                let schema = sort.input.schema();
-                let order = sort.expr.iter().map(|expr| {
-                    create_physical_sort_expr(
-                        expr,
-                        schema,
-                        self.state.execution_props(),
-                        &PhysicalPlanningContext::default(),
-                    )
-                });
-                let order: Vec<_> = order.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
-                (self.node(&sort.input)?, orders(&order))
-            }
-            other => (self.node(other)?, Vec::new()),
-        };
-        let schema = Arc::clone(&input.schema);
-        Ok(Node { schema, kind: Kind::First(Box::new(First { input, order, skip, fetch })) })
     }
 
     fn recursive(&mut self, query: &RecursiveQuery) -> Result<Node, CompileError> {
@@ -545,59 +331,8 @@ fn call(aggregate: Aggregate, arguments: &mut Vec<Arc<dyn PhysicalExpr>>) -> Cal
     Call { columns: own.map(&mut column).collect(), filter: filter.map(column), function }
 }
 
-/// The same join, said from the other side.
-fn swapped(join: &LogicalJoin) -> LogicalJoin {
-    LogicalJoin {
-        left: Arc::clone(&join.right),
-        right: Arc::clone(&join.left),
-        on: join.on.iter().map(|(left, right)| (right.clone(), left.clone())).collect(),
-        join_type: join.join_type.swap(),
-        ..join.clone()
-    }
-}
-
-fn orders(order: &[PhysicalSortExpr]) -> Vec<Order> {
-    order.iter().map(|order| Order { by: Arc::clone(&order.expr), options: order.options }).collect()
-}
-
 fn address<T>(node: &T) -> usize {
     std::ptr::from_ref(node).addr()
-}
-
-/// The number that a literal is, if it is one to count with.
-fn count(literal: &ScalarValue) -> Option<usize> {
-    match literal.cast_to(&DataType::Int64) {
-        Ok(ScalarValue::Int64(Some(count))) => usize::try_from(count).ok(),
-        _ => None,
-    }
-}
-
-/// The window whose `row_number()` a column is.
-fn row_number<'p>(column: &Column, mut plan: &'p LogicalPlan) -> Option<&'p Window> {
-    let mut column = column.clone();
-    loop {
-        let idx = plan.schema().index_of_column(&column).ok()?;
-        plan = match plan {
-            LogicalPlan::SubqueryAlias(alias) => {
-                column = Column::from(alias.input.schema().qualified_field(idx));
-                &alias.input
-            }
-            LogicalPlan::Projection(projection) => {
-                let Expr::Column(inner) = unaliased(&projection.expr[idx]) else { return None };
-                column = inner.clone();
-                &projection.input
-            }
-            LogicalPlan::Window(window) => {
-                let n_before = window.input.schema().fields().len();
-                let function = window.window_expr.get(idx.checked_sub(n_before)?)?;
-                let Expr::WindowFunction(function) = unaliased(function) else { return None };
-                let WindowFunctionDefinition::WindowUDF(udf) = &function.fun else { return None };
-                let only = window.window_expr.len() == 1;
-                return (udf.name() == "row_number" && only).then_some(window);
-            }
-            _ => return None,
-        };
-    }
 }
 
 fn is_tumble(expr: &Expr) -> bool {
