@@ -137,7 +137,8 @@ pub fn peer(name: &str, scratch: &Path) -> Result<Product> {
         "pathway" => Product {
             name: "Pathway",
             version: PATHWAY.version,
-            note: "its table API, one thread; files are read as a stream, with its commits every 1.5 s; columns that are not used are not read",
+            note: "its table API, one thread; files are read as tables that do not change, as only such a run says when its answer is written: all rows at once, \
+                   each row of the answer once; columns that are not used are not read",
             queries: &["read", "q0", "q1", "q2", "q4", "q5", "q7", "q17", "q18", "q19", "q20"],
             program: of(PATHWAY, "pathway_job.py", include_str!("../jobs/pathway_job.py"))?,
         },
