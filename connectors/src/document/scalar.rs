@@ -3,6 +3,9 @@
 //! Text is looked through in blocks that the compiler turns into SIMD; only text with something to escape is written
 //! byte by byte. What is written is byte for byte what serde_json writes.
 
+use std::cell::Cell;
+
+use arrow::array::{MAX_INLINE_VIEW_LEN, StringViewArray};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -102,6 +105,29 @@ pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
         write_escaped(text.as_bytes(), out);
     }
     out.push(b'"');
+}
+
+/// Appends text of a column with quotes around it.
+#[inline]
+pub(super) fn write_view(texts: &StringViewArray, idx: usize, out: &mut Vec<u8>) {
+    let view = texts.views()[idx];
+    let len = view as u32;
+    if len <= MAX_INLINE_VIEW_LEN {
+        // The text is in the view, with zeros behind it.
+        let text = view >> 32;
+        let spaces = u128::from_le_bytes([b' '; 16]) & (u128::MAX << (8 * len));
+        let [low, high] = [text | spaces, (text | spaces) >> 64].map(|word| (word as u64).to_le_bytes());
+        if word_is_plain(low) && word_is_plain(high) {
+            let quote = u128::from(b'"');
+            let quoted = quote | text << 8 | quote << (8 * (len + 1));
+            let end = out.len() + len as usize + 2;
+            // As with a [`Piece`].
+            out.extend_from_slice(&quoted.to_le_bytes());
+            out.truncate(end);
+            return;
+        }
+    }
+    write_text(texts.value(idx), out);
 }
 
 /// Whether a byte stands in a JSON string as it is.
@@ -204,32 +230,92 @@ pub(super) fn write_decimal(value: i128, scale: i8, out: &mut Vec<u8>) {
     }
 }
 
+/// Writes timestamps. Those of the same second, as most rows of a batch are, have the same text but for its end.
+pub(super) struct TimestampWriter<'a> {
+    ticks: &'a [i64],
+    per_second: i64,
+    /// The second that was written last.
+    last: Cell<(i64, [u8; SECOND_BYTES])>,
+}
+
+/// `"2024-01-02T03:04:05`
+const SECOND_BYTES: usize = 20;
+
+impl<'a> TimestampWriter<'a> {
+    pub(super) fn new(ticks: &'a [i64], per_second: i64) -> Self {
+        Self { ticks, per_second, last: Cell::new((0, *b"\"1970-01-01T00:00:00")) }
+    }
+
+    /// Appends `"2024-01-02T03:04:05.25Z"`.
+    #[inline]
+    pub(super) fn write(&self, idx: usize, out: &mut Vec<u8>) {
+        let (second, nanos) = split(self.ticks[idx], self.per_second);
+        let (last, text) = self.last.get();
+        if second == last {
+            out.extend_from_slice(&text);
+        } else {
+            let start = out.len();
+            write_second(second, out);
+            if let Ok(text) = out[start..].try_into() {
+                self.last.set((second, text));
+            }
+        }
+        write_fraction(nanos, out);
+    }
+}
+
 /// Appends `"2024-01-02T03:04:05.25Z"`.
-#[inline]
 pub(super) fn write_timestamp(ticks: i64, per_second: i64, out: &mut Vec<u8>) {
-    let (seconds, fraction) = (ticks.div_euclid(per_second), ticks.rem_euclid(per_second));
+    let (second, nanos) = split(ticks, per_second);
+    write_second(second, out);
+    write_fraction(nanos, out);
+}
+
+/// The seconds, and the nanoseconds behind them.
+#[inline]
+fn split(ticks: i64, per_second: i64) -> (i64, u32) {
+    // A divisor that the compiler knows is a multiplication.
+    fn by<const PER_SECOND: i64>(ticks: i64) -> (i64, u32) {
+        let nanos = ticks.rem_euclid(PER_SECOND) * (1_000_000_000 / PER_SECOND);
+        (ticks.div_euclid(PER_SECOND), nanos as u32)
+    }
+    match per_second {
+        1 => (ticks, 0),
+        1_000 => by::<1_000>(ticks),
+        1_000_000 => by::<1_000_000>(ticks),
+        _ => by::<1_000_000_000>(ticks),
+    }
+}
+
+/// Appends `"2024-01-02T03:04:05`.
+fn write_second(seconds: i64, out: &mut Vec<u8>) {
     let (days, second) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
     let (year, month, day) = civil(days);
-    if !(0..=9999).contains(&year) {
-        out.push(b'"');
-        write_date_of(year, month, day, out);
-    } else {
-        let [y1, y2] = pair(year / 100);
-        let [y3, y4] = pair(year);
-        let [m1, m2] = pair(month);
-        let [d1, d2] = pair(day);
-        out.extend_from_slice(&[b'"', y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2]);
-    }
+    out.push(b'"');
+    write_date_of(year, month, day, out);
     let [h1, h2] = pair(second / 3600);
     let [m1, m2] = pair(second / 60 % 60);
     let [s1, s2] = pair(second % 60);
     out.extend_from_slice(&[b'T', h1, h2, b':', m1, m2, b':', s1, s2]);
-    if fraction > 0 {
-        out.push(b'.');
-        write_digits(fraction, per_second.ilog10() as usize, out);
-        while out.last() == Some(&b'0') {
-            out.pop();
+}
+
+/// Appends `.25Z"`, with no more digits than are needed.
+#[inline]
+fn write_fraction(nanos: u32, out: &mut Vec<u8>) {
+    if nanos > 0 {
+        let (micros, nanos) = (i64::from(nanos / 1_000), nanos % 1_000);
+        let [a, b] = pair(micros / 10_000);
+        let [c, d] = pair(micros / 100);
+        let [e, f] = pair(micros);
+        let [g, h] = pair(i64::from(nanos / 10));
+        let block = [b'.', a, b, c, d, e, f, g, h, b'0' + (nanos % 10) as u8];
+        let mut len = if nanos == 0 { 7 } else { block.len() };
+        while block[len - 1] == b'0' {
+            len -= 1;
         }
+        let end = out.len() + len;
+        out.extend_from_slice(&block);
+        out.truncate(end);
     }
     out.extend_from_slice(b"Z\"");
 }
@@ -316,10 +402,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn texts_of_columns_are_written_as_texts() {
+        let texts = [
+            "",
+            "x",
+            "é",
+            "a\"b",
+            "\\",
+            "tab\t",
+            "\u{0}",
+            "exactly 12 b",
+            "13 bytes long",
+            "12 bytes, \u{7f}\u{1f}",
+        ];
+        let column = StringViewArray::from_iter_values(texts);
+        for (idx, text) in texts.into_iter().enumerate() {
+            let expect = serde_json::to_string(text).unwrap();
+            assert_eq!(written(|out| write_view(&column, idx, out)), expect);
+        }
+    }
+
+    #[test]
+    fn timestamps_of_a_column_are_written_one_by_one() {
+        let far = 253_402_300_800_000;
+        for per_second in [1, 1_000, 1_000_000, 1_000_000_000] {
+            let ticks = [0, 1, 999, 1_000, 1_001, 1_010, -1, 1_700_000_000_123, far, far + 1, far];
+            let writer = TimestampWriter::new(&ticks, per_second);
+            for (idx, ticks) in ticks.into_iter().enumerate() {
+                let expect = written(|out| write_timestamp(ticks, per_second, out));
+                assert_eq!(written(|out| writer.write(idx, out)), expect);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn scalars_are_written_as_serde_json_does(text in ".*|[ -~\"\\\\\n]{0,80}", signed in any::<i64>(), unsigned in any::<u64>(), small in 0_u64..1000) {
             prop_assert_eq!(written(|out| write_text(&text, out)), serde_json::to_string(&text).unwrap());
+            let column = StringViewArray::from_iter_values([&text]);
+            prop_assert_eq!(written(|out| write_view(&column, 0, out)), serde_json::to_string(&text).unwrap());
             prop_assert_eq!(written(|out| write_signed(signed, out)), signed.to_string());
             prop_assert_eq!(written(|out| write_unsigned(unsigned, out)), unsigned.to_string());
             prop_assert_eq!(written(|out| write_unsigned(small, out)), small.to_string());
@@ -329,6 +451,9 @@ mod tests {
         fn times_are_jiffs(micros in -62_135_596_800_000_000_i64..253_402_207_200_000_000) {
             let expect = format!("\"{}\"", jiff::Timestamp::from_microsecond(micros).unwrap());
             prop_assert_eq!(written(|out| write_timestamp(micros, 1_000_000, out)), expect);
+            let nanos = micros % 1_000_000_000_000_000 * 1_000 + micros.rem_euclid(999);
+            let expect = format!("\"{}\"", jiff::Timestamp::from_nanosecond(nanos.into()).unwrap());
+            prop_assert_eq!(written(|out| write_timestamp(nanos, 1_000_000_000, out)), expect);
         }
     }
 }

@@ -7,8 +7,8 @@ use std::io::Write as _;
 
 use super::JSON_TEXT;
 use super::scalar::{
-    Piece, SECONDS_PER_DAY, write_base64, write_date, write_decimal, write_json, write_signed, write_text,
-    write_timestamp, write_unsigned,
+    Piece, SECONDS_PER_DAY, TimestampWriter, write_base64, write_date, write_decimal, write_json,
+    write_signed, write_text, write_unsigned, write_view,
 };
 use arrow::array::types::{
     Date32Type, Date64Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
@@ -53,8 +53,7 @@ enum Kind<'a> {
     List(&'a [i32], Box<ValueWriter<'a>>),
     Null,
     Struct(Vec<MemberWriter<'a>>),
-    /// Ticks, and how many of them a second has.
-    Timestamp(&'a [i64], i64),
+    Timestamp(TimestampWriter<'a>),
     UInt8(&'a [u8]),
     UInt16(&'a [u16]),
     UInt32(&'a [u32]),
@@ -174,7 +173,7 @@ impl<'a> ValueWriter<'a> {
             }
             Kind::Null => out.extend_from_slice(b"null"),
             Kind::Struct(members) => write_object(members, idx, out),
-            Kind::Timestamp(ticks, per_second) => write_timestamp(ticks[idx], *per_second, out),
+            Kind::Timestamp(writer) => writer.write(idx, out),
             Kind::UInt8(values) => write_unsigned(u64::from(values[idx]), out),
             Kind::UInt16(values) => write_unsigned(u64::from(values[idx]), out),
             Kind::UInt32(values) => write_unsigned(u64::from(values[idx]), out),
@@ -182,7 +181,7 @@ impl<'a> ValueWriter<'a> {
             Kind::Utf8(offsets, bytes) => {
                 write_bytes(&bytes[offsets[idx] as usize..offsets[idx + 1] as usize], out);
             }
-            Kind::Utf8View(array) => write_text(array.value(idx), out),
+            Kind::Utf8View(array) => write_view(array, idx, out),
         }
     }
 }
@@ -258,18 +257,13 @@ impl<'a> Kind<'a> {
     }
 
     fn timestamp(array: &'a dyn Array, unit: TimeUnit) -> Self {
-        match unit {
-            TimeUnit::Second => Self::Timestamp(array.as_primitive::<TimestampSecondType>().values(), 1),
-            TimeUnit::Millisecond => {
-                Self::Timestamp(array.as_primitive::<TimestampMillisecondType>().values(), 1_000)
-            }
-            TimeUnit::Microsecond => {
-                Self::Timestamp(array.as_primitive::<TimestampMicrosecondType>().values(), 1_000_000)
-            }
-            TimeUnit::Nanosecond => {
-                Self::Timestamp(array.as_primitive::<TimestampNanosecondType>().values(), 1_000_000_000)
-            }
-        }
+        let (ticks, per_second): (&[i64], i64) = match unit {
+            TimeUnit::Second => (array.as_primitive::<TimestampSecondType>().values(), 1),
+            TimeUnit::Millisecond => (array.as_primitive::<TimestampMillisecondType>().values(), 1_000),
+            TimeUnit::Microsecond => (array.as_primitive::<TimestampMicrosecondType>().values(), 1_000_000),
+            TimeUnit::Nanosecond => (array.as_primitive::<TimestampNanosecondType>().values(), 1_000_000_000),
+        };
+        Self::Timestamp(TimestampWriter::new(ticks, per_second))
     }
 }
 

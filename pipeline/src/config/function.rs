@@ -28,12 +28,12 @@ pub(super) fn read(key: &Key, node: &Node, functions: &mut Functions, errors: &m
     if n_before < errors.len() {
         return false;
     }
-    if let Err(error) = functions.check_name(&key.name) {
-        errors.push(ConfigError { span: key.span, ..error.in_configuration(node) });
-        return false;
-    }
     let arguments = arguments.into_iter().map(|(name, of_type)| (name, of_type.arrow())).collect();
-    let defined = functions.define(&key.name, arguments, &config.sql);
-    let sql = node.get("sql").unwrap_or(node);
-    defined.map_err(|error| errors.push(error.in_configuration(sql))).is_ok()
+    let Err(error) = functions.define(&key.name, arguments, &config.sql) else { return true };
+    errors.push(if error.code == Functions::NAME_ERROR {
+        ConfigError { span: key.span, ..error.in_configuration(node) }
+    } else {
+        error.in_configuration(node.get("sql").unwrap_or(node))
+    });
+    false
 }

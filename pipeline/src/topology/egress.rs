@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use logdrive_operators::flow::frontier;
 use logdrive_operators::{BatchStream, Batches};
 use logdrive_schemas::Batch;
 use timely::container::NoopBuilder;
@@ -118,7 +119,7 @@ pub(super) fn attach<'scope>(
                     to_sink.send(ToSink::Batch { epoch, worker, batch: Box::new(batch) }).ok();
                 }
             });
-            let frontier = frontiers[0].frontier().first().copied().unwrap_or(u64::MAX);
+            let frontier = frontier(frontiers).unwrap_or(u64::MAX);
             if frontier > told {
                 told = frontier;
                 reached(frontier);

@@ -14,7 +14,7 @@ use arrow::array::{
 };
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type};
-use logdrive_operators::flow::{Changes, Cuts, TableChange, shards_of};
+use logdrive_operators::flow::{Changes, Cuts, TableChange, frontier, shards_of};
 use logdrive_operators::{BatchStream, Batches, Checkpoint, WorkerContext};
 use logdrive_schemas::{Batch, Epoch, Layout, Origin, Partition};
 use timely::container::NoopBuilder;
@@ -206,7 +206,7 @@ pub(super) fn attach<'scope>(
             input.for_each(|time, batches| {
                 open.entry(*time.time()).or_default().append(&mut batches.0);
             });
-            let frontier = frontiers[0].frontier().first().copied();
+            let frontier = frontier(frontiers);
             let is_over = |epoch: &u64| frontier.is_none_or(|frontier| *epoch < frontier);
             while let Some(entry) = open.first_entry().filter(|entry| is_over(entry.key())) {
                 cuts.pass_changes(*entry.key(), |cut| outbox.cut(cut));

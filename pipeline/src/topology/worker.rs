@@ -7,6 +7,7 @@ use std::sync::mpsc::TryRecvError;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::SchemaRef;
 use logdrive_connectors::Decoder;
+use logdrive_operators::flow::frontier;
 use logdrive_operators::{
     BatchStream, Batches, Beginning, Emit, Stage, Step, ViewInput, ViewOutput, WorkerContext,
 };
@@ -357,7 +358,7 @@ fn followed<'scope>(
                 }
                 give!(output, &time.retain(0), batches);
             });
-            feed.passed(worker, frontiers[0].frontier().first().copied().unwrap_or(u64::MAX));
+            feed.passed(worker, frontier(frontiers).unwrap_or(u64::MAX));
         }
     });
     stream

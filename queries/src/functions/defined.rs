@@ -10,6 +10,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, Result};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -30,48 +31,25 @@ const NODES_LIMIT: usize = 10_000;
 pub struct Functions(Vec<Arc<ScalarUDF>>);
 
 impl Functions {
+    /// The code of errors that say that a name is wrong.
+    pub const NAME_ERROR: &str = "sql::function_name";
+
     /// Adds a function. Its expression is one of its arguments only, and may call the functions that are there already.
     ///
     /// # Errors
-    /// If the [name](Self::check_name) or the expression is wrong.
+    /// If the expression is wrong, or the name: not one that SQL finds without quotes, or taken.
     pub fn define(
         &mut self,
         name: &str,
         arguments: Vec<(String, DataType)>,
         sql: &str,
     ) -> Result<(), CompileError> {
-        self.check_name(name)?;
+        let state = session::with(self).build();
+        check_name(name, &state)?;
         let fields: Vec<Field> =
             arguments.into_iter().map(|(name, data_type)| Field::new(name, data_type, true)).collect();
-        let function = on_large_stack(|| Defined::new(name, Arc::new(Schema::new(fields)), sql, self))?;
+        let function = on_large_stack(|| Defined::new(name, Arc::new(Schema::new(fields)), sql, &state))?;
         self.0.push(Arc::new(ScalarUDF::new_from_impl(function)));
-        Ok(())
-    }
-
-    /// Checks the name of a function that is to be added.
-    ///
-    /// # Errors
-    /// If it is not one that SQL finds without quotes, or is taken.
-    pub fn check_name(&self, name: &str) -> Result<(), CompileError> {
-        let refuse = |message: String, help: &str| {
-            Err(CompileError { code: "sql::function_name", message, help: Some(help.into()), at: None })
-        };
-        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if !name.chars().all(is_plain) || !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') {
-            let help =
-                "use lower-case letters, digits and `_`, and begin with no digit: SQL looks functions up so";
-            return refuse(format!("`{name}` cannot be the name of a function"), help);
-        }
-        let state = session::builder().build();
-        let is_known = state.scalar_functions().contains_key(name)
-            || state.aggregate_functions().contains_key(name)
-            || state.window_functions().contains_key(name)
-            || state.higher_order_functions().contains_key(name)
-            || is_reserved(name)
-            || self.udfs().any(|function| function.name() == name);
-        if is_known {
-            return refuse(format!("there is a function `{name}` already"), "give it another name");
-        }
         Ok(())
     }
 
@@ -79,6 +57,27 @@ impl Functions {
     pub(crate) fn udfs(&self) -> impl Iterator<Item = Arc<ScalarUDF>> + '_ {
         self.0.iter().cloned()
     }
+}
+
+fn check_name(name: &str, state: &SessionState) -> Result<(), CompileError> {
+    let refuse = |message: String, help: &str| {
+        Err(CompileError { code: Functions::NAME_ERROR, message, help: Some(help.into()), at: None })
+    };
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.chars().all(is_plain) || !name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') {
+        let help =
+            "use lower-case letters, digits and `_`, and begin with no digit: SQL looks functions up so";
+        return refuse(format!("`{name}` cannot be the name of a function"), help);
+    }
+    let is_known = state.scalar_functions().contains_key(name)
+        || state.aggregate_functions().contains_key(name)
+        || state.window_functions().contains_key(name)
+        || state.higher_order_functions().contains_key(name)
+        || is_reserved(name);
+    if is_known {
+        return refuse(format!("there is a function `{name}` already"), "give it another name");
+    }
+    Ok(())
 }
 
 /// A function as DataFusion wants it.
@@ -94,9 +93,8 @@ struct Defined {
 }
 
 impl Defined {
-    fn new(name: &str, arguments: SchemaRef, sql: &str, others: &Functions) -> Result<Self, CompileError> {
-        let state = session::with(others).build();
-        let body = logical(&state, sql, &arguments)?;
+    fn new(name: &str, arguments: SchemaRef, sql: &str, state: &SessionState) -> Result<Self, CompileError> {
+        let body = logical(state, sql, &arguments)?;
         check_size(&body)?;
         let schema = DFSchema::try_from(Arc::clone(&arguments)).map_err(|error| mistyped(&error))?;
         let data_type = body.get_type(&schema).map_err(|error| mistyped(&error))?;

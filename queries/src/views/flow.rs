@@ -288,7 +288,7 @@ fn gather<'scope>(
                     cx.snapshots.reached(&health.name, watermark.at(), watermark.held_back_by(epoch));
                 }
             }
-            if let Some(frontier) = of_rows.into_iter().chain(of_marks).min() {
+            if let Some(frontier) = frontier(frontiers) {
                 cuts.pass(frontier, || encode(&counted, &watermark, &cx));
             }
         }
@@ -340,6 +340,12 @@ impl Keeper {
         let Self { health, keep: Some(keep), .. } = self else { return Batches::default() };
         let rows = keep.snapshot().and_then(|rows| keep.rows.shape.beginning(&rows.told));
         health.check(rows)
+    }
+
+    /// See [`Keep::of_no_rows`].
+    fn of_no_rows(&mut self) -> Option<Part> {
+        let part = self.keep.as_mut().map(Keep::of_no_rows)?;
+        self.health.check(part)
     }
 
     fn epoch(&mut self, epoch: u64, parts: Vec<Part>, bar: Option<i64>) -> Emitted {
@@ -404,8 +410,13 @@ fn keep<'scope>(
     let beginning = Beginning::new(beginning, &is_wanted, is_new);
     builder.build(move |mut capabilities| {
         let mut beginning_at = capabilities.pop();
-        drop(capabilities);
         let mut pending = OpenEpochs::<Pending>::default();
+        if let (Some(part), [rows_at, failed_at]) = (keeper.of_no_rows(), capabilities.as_slice()) {
+            let (rows_at, failed_at) = (rows_at.clone(), failed_at.clone());
+            let epoch = *rows_at.time();
+            pending.at(epoch, || Pending { rows_at, failed_at, parts: vec![part], bar: None });
+        }
+        drop(capabilities);
         move |frontiers| {
             let (mut rows_out, mut failed_out) = (rows_out.activate(), failed_out.activate());
             if let Some(at) = beginning_at.take().filter(|_| is_wanted.get()) {

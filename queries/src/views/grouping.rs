@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
-use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
+use super::accumulators::of_groups;
+use super::keep::ALWAYS;
+use super::log::pane_column;
 use super::spec::{Aggregation, Arguments};
 
 /// A hash table of groups. What is taken out is gone: the table is empty afterwards and can be used again.
@@ -27,16 +29,7 @@ impl Grouping {
     pub(super) fn new(aggregation: &Aggregation) -> Result<Self> {
         let n_keys = aggregation.n_keys();
         let key_schema = Schema::new(aggregation.part_schema.fields()[..n_keys].to_vec());
-        let accumulators = aggregation.aggregates.iter().map(|aggregate| {
-            let function = &aggregate.function;
-            if function.groups_accumulator_supported() {
-                function.create_groups_accumulator()
-            } else {
-                let function = Arc::clone(function);
-                let adapter = GroupsAccumulatorAdapter::new(move || function.create_accumulator());
-                Ok(Box::new(adapter) as Box<dyn GroupsAccumulator>)
-            }
-        });
+        let accumulators = aggregation.aggregates.iter().map(|aggregate| of_groups(&aggregate.function));
         Ok(Self {
             groups: new_group_values(Arc::new(key_schema), &GroupOrdering::None)?,
             accumulators: accumulators.collect::<Result<_>>()?,
@@ -79,6 +72,17 @@ impl Grouping {
         }
         self.add_states(states)?;
         Ok(&self.indices)
+    }
+
+    /// The part of the one group that a query without GROUP BY has, before there are rows.
+    pub(super) fn of_no_rows(&mut self, aggregation: &Aggregation) -> Result<RecordBatch> {
+        self.groups.intern(&[pane_column(ALWAYS, 1)], &mut self.indices)?;
+        let nothing = BooleanArray::from(vec![false]);
+        for (accumulator, aggregate) in self.accumulators.iter_mut().zip(&aggregation.aggregates) {
+            let row = aggregate.types.iter().map(|data_type| new_null_array(data_type, 1));
+            accumulator.update_batch(&row.collect::<Vec<_>>(), &self.indices, Some(&nothing), 1)?;
+        }
+        self.take_part()
     }
 
     fn add_states(&mut self, mut states: &[ArrayRef]) -> Result<()> {

@@ -15,6 +15,7 @@ use super::container::Part;
 use super::grouping::Grouping;
 use super::log::Log;
 use super::output::{Rows, Told};
+use super::scatter::split;
 use super::sessions::{SessionChange, SessionRows, Sessions};
 use super::spec::{Aggregation, Spec};
 use super::table::{Table, TableLayout, keys_and_values};
@@ -84,6 +85,18 @@ impl Keep {
             clears: false,
             watermark: i64::MIN,
         })
+    }
+
+    /// What a query without GROUP BY has a row of before the first row comes, if it is this worker that keeps it and it is
+    /// not there.
+    pub(super) fn of_no_rows(&mut self) -> Result<Option<Part>> {
+        let spec = Arc::clone(&self.spec);
+        let Some(aggregation) = &spec.aggregation else { return Ok(None) };
+        if aggregation.windows.is_some() || !aggregation.keys.is_empty() || self.n_rows() > 0 {
+            return Ok(None);
+        }
+        let parts = split(self.grouping.of_no_rows(aggregation)?, aggregation, self.cx.peers)?;
+        Ok(parts.into_iter().find(|part| part.worker == self.cx.index as u64))
     }
 
     /// Takes in an epoch: its parts, and the watermark at its end.

@@ -7,8 +7,8 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
-use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::logical_expr::{Cast, Expr, LogicalPlan, TableScan, TryCast};
+use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::expressions::{CastExpr, Column as PhysicalColumn};
 use datafusion::physical_plan::PhysicalExpr;
 use logdrive_operators::CompileError;
@@ -123,6 +123,7 @@ pub(super) fn physical(
         ));
     }
     refuse_subqueries(expr)?;
+    refuse_casts(expr)?;
     state.create_physical_expr(expr.clone(), schema).map_err(|error| failed(&error))
 }
 
@@ -132,6 +133,20 @@ pub(super) fn failed(error: &DataFusionError) -> CompileError {
 
 pub(super) fn refuse(message: impl Into<String>, help: impl Into<String>) -> CompileError {
     CompileError { code: "sql::unsupported", message: message.into(), help: Some(help.into()), at: None }
+}
+
+/// Casts that Arrow does wrong for some of the rows of a batch.
+fn refuse_casts(expr: &Expr) -> Result<(), CompileError> {
+    let is_wrong = |node: &Expr| match node {
+        Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }) => {
+            matches!(field.data_type(), DataType::FixedSizeList(..))
+        }
+        _ => false,
+    };
+    match expr.exists(|node| Ok(is_wrong(node))) {
+        Ok(false) => Ok(()),
+        _ => Err(refuse("a cast to a list of fixed size", "leave the list as it is")),
+    }
 }
 
 /// Subqueries of which no rule made a join.
@@ -274,10 +289,26 @@ pub(super) fn lower_functions(
         let function = lowered.aggregate;
         let states = function.state_fields()?;
         let ordering = function.order_bys().iter().map(|order| Arc::clone(&order.expr));
-        let arguments = function.expressions().into_iter().chain(ordering).collect();
-        Ok((Aggregate { function, arguments, filter: lowered.filter, n_states: states.len() }, states))
+        let arguments: Vec<_> = function.expressions().into_iter().chain(ordering).collect();
+        let types = arguments.iter().map(|argument| argument.data_type(input.as_arrow()));
+        let types = types.collect::<Result<_, _>>()?;
+        let n_states = states.len();
+        Ok((Aggregate { function, arguments, types, filter: lowered.filter, n_states }, states))
     };
-    expressions.iter().map(|expr| lower(expr).map_err(|error| failed(&error))).collect()
+    let checked = |expr: &Expr| {
+        let (aggregate, states) = lower(expr).map_err(|error| failed(&error))?;
+        refuse_casts(expr)?;
+        check_begins(&aggregate.function)?;
+        Ok((aggregate, states))
+    };
+    expressions.iter().map(checked).collect()
+}
+
+/// Some functions say only when they begin that they are not for such arguments.
+fn check_begins(function: &AggregateFunctionExpr) -> Result<(), CompileError> {
+    let Err(error) = function.create_accumulator() else { return Ok(()) };
+    let help = function.is_distinct().then(|| "aggregate a subquery with SELECT DISTINCT instead".to_owned());
+    Err(CompileError { help, ..failed(&error) })
 }
 
 /// Whether an expression of GROUP BY is a window or an edge of one: which windows, of which time.

@@ -6,6 +6,7 @@
 //! watermark passes its end. Everything else is left to `delta`, where rows may be taken back; it has the aggregations
 //! right above a stream done by the first.
 
+mod accumulators;
 mod asof;
 mod closed;
 mod container;

@@ -1,10 +1,13 @@
 //! What a view computes, ready to run: stages over batches, and at most one aggregation between them.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, ArrowNativeTypeOp, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array,
+};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter, take};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float32Type, Float64Type, SchemaRef};
 use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::PhysicalExpr;
@@ -96,6 +99,25 @@ pub(super) fn evaluate(expressions: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch
     expressions.iter().map(|e| e.evaluate(rows)?.into_array(rows.num_rows())).collect()
 }
 
+/// The values of what rows are grouped by: 0 and -0 are one, and so are all that are not a number.
+pub(super) fn evaluate_keys(keys: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    fn one<T: ArrowPrimitiveType>(column: &ArrayRef) -> ArrayRef {
+        let one = |value: T::Native| match value.partial_cmp(&T::Native::ZERO) {
+            Some(Ordering::Equal) => T::Native::ZERO,
+            Some(_) => value,
+            None => T::Native::MAX_TOTAL_ORDER,
+        };
+        Arc::new(column.as_primitive::<T>().unary::<_, T>(one))
+    }
+    let keys = evaluate(keys, rows)?.into_iter().map(|column| match column.data_type() {
+        DataType::Float16 => one::<Float16Type>(&column),
+        DataType::Float32 => one::<Float32Type>(&column),
+        DataType::Float64 => one::<Float64Type>(&column),
+        _ => column,
+    });
+    Ok(keys.collect())
+}
+
 /// GROUP BY, and what is computed for each group.
 #[derive(Debug)]
 pub(super) struct Aggregation {
@@ -118,6 +140,8 @@ pub(super) struct Aggregate {
     pub(super) function: Arc<AggregateFunctionExpr>,
     /// Its arguments, and those of its ORDER BY.
     pub(super) arguments: Vec<Arc<dyn PhysicalExpr>>,
+    /// What these are of.
+    pub(super) types: Vec<DataType>,
     /// `FILTER (WHERE …)`.
     pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
     /// How many columns its state has.
@@ -155,7 +179,7 @@ pub(super) fn is_true(mask: &BooleanArray) -> BooleanArray {
 impl Aggregation {
     /// Evaluates everything on rows that came out of the stages before.
     pub(super) fn arguments(&self, rows: &RecordBatch) -> Result<Arguments> {
-        let keys = evaluate(&self.keys, rows)?;
+        let keys = evaluate_keys(&self.keys, rows)?;
         let mut arguments = Vec::with_capacity(self.aggregates.len());
         let mut filters = Vec::with_capacity(self.aggregates.len());
         for aggregate in &self.aggregates {

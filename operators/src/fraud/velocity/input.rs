@@ -11,7 +11,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use super::Rules;
 use super::events::{Event, read};
 use crate::detector::WorkerContext;
-use crate::flow::{BatchStream, Batches, Counted, Cuts, StateWriter, restored};
+use crate::flow::{BatchStream, Batches, Counted, Cuts, StateWriter, frontier, restored};
 
 pub(super) const PART: &str = "input";
 
@@ -90,7 +90,7 @@ pub(super) fn attach<'scope>(
                     rejects_out.session_with_builder(&capability).give_container(&mut Batches(rejects));
                 }
             });
-            events_in.advance(frontiers[0].frontier().first().copied());
+            events_in.advance(frontier(frontiers));
         }
     });
     (events, rejects)

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::{Result, ScalarValue, exec_err};
@@ -18,7 +18,7 @@ use super::super::spec::is_true;
 use super::bag::Bag;
 use super::codec::{Codec, Row};
 use super::fold::{Fold, Kept};
-use super::moments::{Kind, Moments, readable};
+use super::moments::{Kind, Moments, is_null, readable};
 use super::plan::{Call, Group};
 
 /// Stands for no row: a query without GROUP BY has a result even over nothing.
@@ -127,8 +127,9 @@ impl Plans {
             let bag = self.bag(BagPlan { columns, options, filter, not_null });
             return Value::End { bag, is_last: name == "last_value" };
         }
-        let (columns, not_null) = (columns.clone(), Vec::new());
-        let bag = self.bag(BagPlan { columns, options: Vec::new(), filter, not_null });
+        let options = order.iter().map(|order| order.options).collect();
+        let columns = ordering.iter().copied().chain(own).collect();
+        let bag = self.bag(BagPlan { columns, options, filter, not_null: Vec::new() });
         let once = function.is_distinct() || matches!(name, "min" | "max" | "bool_and" | "bool_or");
         Value::Whole { bag, once }
     }
@@ -315,7 +316,7 @@ impl Fold for Aggregates {
             let mask = mask(plan.filter);
             let is_in = |row: usize| {
                 mask.as_ref().is_none_or(|mask| mask.value(row))
-                    && plan.not_null.iter().all(|idx| columns[*idx].is_valid(row))
+                    && !plan.not_null.iter().any(|idx| is_null(&columns[*idx], row))
             };
             let rows = codec.encode(&of(&plan.columns), batch.num_rows())?;
             Ok(rows.into_iter().enumerate().map(|(idx, row)| is_in(idx).then_some(row)).collect())

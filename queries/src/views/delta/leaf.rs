@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::filter_record_batch;
 use datafusion::common::Result;
-use logdrive_operators::flow::{Counted, Cuts, StateWriter, restored};
+use logdrive_operators::flow::{Counted, Cuts, StateWriter, frontier, restored};
 use logdrive_operators::{BatchStream, Batches, ViewOutcome};
 use logdrive_schemas::{Batch, Reject, Rejects, reject};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -236,7 +236,7 @@ pub(super) fn attach<'scope>(
                     rejects_out.session_with_builder(&rejects_at).give_container(&mut Batches(refused));
                 }
             });
-            let frontier = frontiers[0].frontier().first().copied();
+            let frontier = frontier(frontiers);
             let counted = &mut entrance.counted;
             while let Some(epoch) = counted.oldest().filter(|at| frontier.is_none_or(|next| *at < next)) {
                 cuts.pass(epoch, || encode(counted));

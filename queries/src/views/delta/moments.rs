@@ -84,6 +84,11 @@ fn is_summed(data_type: &DataType) -> bool {
     )
 }
 
+/// Whether a value is NULL; Arrow's columns of the type NULL do not say so.
+pub(super) fn is_null(column: &ArrayRef, row: usize) -> bool {
+    *column.data_type() == DataType::Null || column.is_null(row)
+}
+
 /// The columns of an aggregate, as [`Moments`] read them.
 pub(super) fn readable(kind: Kind, columns: &[ArrayRef]) -> Result<Vec<ArrayRef>> {
     let as_bits = |column: &ArrayRef| match column.data_type() {
@@ -128,7 +133,7 @@ struct Powers {
 impl Moments {
     /// Adds a row as often as `times` says, which may be negative.
     pub(super) fn add(&mut self, columns: &[ArrayRef], row: usize, times: i64) {
-        if columns.iter().any(|column| column.is_null(row)) {
+        if columns.iter().any(|column| is_null(column, row)) {
             return;
         }
         self.n_rows += times;

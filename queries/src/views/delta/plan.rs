@@ -159,6 +159,25 @@ pub(super) struct Leaf {
     pub(super) schema: SchemaRef,
 }
 
+impl Leaf {
+    /// Columns of an input, with nothing done to them.
+    pub(super) fn new(input: usize, table: &str, reads: Vec<String>, schema: SchemaRef) -> Self {
+        Self {
+            input,
+            table: table.to_owned(),
+            reads,
+            changes: false,
+            pane: None,
+            before: Vec::new(),
+            lifetime: Lifetime::default(),
+            clock: None,
+            slack: 0,
+            after: Vec::new(),
+            schema,
+        }
+    }
+}
+
 /// A column of an input that says how far event time has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Clock {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Result, exec_err};
@@ -103,7 +103,10 @@ impl Fold for InOrder {
         let n_rows = rows.num_rows();
         let mut columns = rows.columns()[self.n_order..].to_vec();
         if !self.functions.is_empty() {
-            let rows = RecordBatch::try_new(Arc::clone(&self.input), columns.clone())?;
+            // A query may need no column of its rows.
+            let options = RecordBatchOptions::new().with_row_count(Some(n_rows));
+            let input = Arc::clone(&self.input);
+            let rows = RecordBatch::try_new_with_options(input, columns.clone(), &options)?;
             for function in &self.functions {
                 columns.push(function.evaluate(&rows)?);
             }

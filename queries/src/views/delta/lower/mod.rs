@@ -23,7 +23,7 @@ use super::super::sql::{internal, mentions_now, plan_mentions_now};
 use super::super::{Emit, SqlView, Table, ViewOptions};
 use super::codec::Codec;
 use super::lifetime;
-use super::plan::{Call, Clock, DeltaSpec, Group, Kind, Leaf, Lifetime, Node};
+use super::plan::{Call, Clock, DeltaSpec, Group, Kind, Leaf, Node};
 
 /// Makes the plan ready to run.
 pub(super) fn lower(
@@ -130,20 +130,9 @@ impl Lowering<'_> {
         }
         let (input, table) = self.table(name)?;
         let schema = nullable(scan.projected_schema.as_arrow());
-        let leaf = Leaf {
-            input,
-            table: name.to_owned(),
-            reads: schema.fields().iter().map(|field| field.name().clone()).collect(),
-            changes: table.changes,
-            pane: None,
-            before: Vec::new(),
-            lifetime: Lifetime::default(),
-            clock: None,
-            slack: 0,
-            after: Vec::new(),
-            schema,
-        };
-        Ok(self.leaf(leaf))
+        let reads = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let leaf = Leaf::new(input, name, reads, schema);
+        Ok(self.leaf(Leaf { changes: table.changes, ..leaf }))
     }
 
     fn table(&self, name: &str) -> Result<(usize, &Table), CompileError> {
@@ -171,20 +160,8 @@ impl Lowering<'_> {
         let name = format!("{}.{}", self.options.name, self.leaves.len());
         let options = ViewOptions { name: name.as_str().into(), emit: Emit::Changes, ..self.options.clone() };
         let (schema, reads) = (Arc::clone(&spec.schema), spec.reads.clone());
-        let leaf = Leaf {
-            input,
-            table: scan.table_name.table().to_owned(),
-            reads,
-            changes: false,
-            pane: Some(Arc::new(SqlView::new(spec, options))),
-            before: Vec::new(),
-            lifetime: Lifetime::default(),
-            clock: None,
-            slack: 0,
-            after: Vec::new(),
-            schema,
-        };
-        Ok(Some(self.leaf(leaf)))
+        let leaf = Leaf::new(input, scan.table_name.table(), reads, schema);
+        Ok(Some(self.leaf(Leaf { pane: Some(Arc::new(SqlView::new(spec, options))), ..leaf })))
     }
 
     /// Puts a stage behind a node.

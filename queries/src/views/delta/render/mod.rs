@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(super) use self::time::Time;
 use super::super::health::Health;
-use super::super::spec::{evaluate, run};
+use super::super::spec::{evaluate, evaluate_keys, run};
 use super::arranged::{self, ByKey, Keyed, SEED, batchwise};
 use super::codec::{Codec, Row};
 use super::failed::Failures;
@@ -146,7 +146,7 @@ impl<'scope, T: Time> Renderer<'_, 'scope, T> {
         let (keys, key_codec) = (group.keys.clone(), Codec::new(&types(&group.keys, schema)?)?);
         let (arguments, argument_codec) = (group.arguments.clone(), Codec::new(&group.argument_schema)?);
         let work = move |rows: &RecordBatch| {
-            let keys = key_codec.encode(&evaluate(&keys, rows)?, rows.num_rows())?;
+            let keys = key_codec.encode(&evaluate_keys(&keys, rows)?, rows.num_rows())?;
             let values = argument_codec.encode(&evaluate(&arguments, rows)?, rows.num_rows())?;
             let marked = values.into_iter().map(|value| [&[SOMETHING], value.as_slice()].concat());
             Ok(keys.into_iter().zip(marked).enumerate().collect())

@@ -81,9 +81,9 @@ impl Time for u64 {
         renderer: &Renderer<'_, 'scope, Self>,
         input: Keyed<'scope, Self>,
         name: &str,
-        by: impl Fold,
+        fold: impl Fold,
     ) -> Rows<'scope, Self> {
-        fold::fold(input, name, renderer.health, by)
+        fold::fold(input, name, renderer.health, fold)
     }
 
     fn as_of<'scope>(
