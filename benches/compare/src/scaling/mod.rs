@@ -151,7 +151,7 @@ fn section(out: &mut String, series: &Series, points: &[Measured], folder: &Path
     let picture = format!("scaling-{}.svg", series.name);
     plot::draw(&folder.join(&picture), series, &line, growth.as_ref())?;
     writeln!(out, "\n## {}\n\n{}\n\n![{}]({picture})\n", series.title, series.what, series.title)?;
-    if let Some(growth) = growth {
+    if let Some(growth) = &growth {
         writeln!(out, "Growth of {}: **{growth}**.\n", series.axis())?;
     }
     writeln!(
@@ -166,6 +166,25 @@ fn section(out: &mut String, series: &Series, points: &[Measured], folder: &Path
         let bytes = rate * point.bytes as f64 / point.lines.max(1) as f64 / 1e6;
         let memory = point.memory as f64 / 1e6;
         writeln!(out, "| {} | {cpu} | {:.0} k | {bytes:.0} | {memory:.0} |", point.x, rate / 1000.0)?;
+    }
+    if let Some(growth) = growth.filter(|_| series.on_paper) {
+        on_paper(out, &growth)?;
+    }
+    Ok(())
+}
+
+/// What as many workers would take if each had a core of its own.
+fn on_paper(out: &mut String, growth: &Growth) -> Result<()> {
+    writeln!(
+        out,
+        "\nOn paper, with a core for each worker and nothing else in the way, workers take their number by what an event \
+         costs among them, by the line of the growth:\n\n\
+         | workers | events/s | of what as many alone would take |\n|---:|---:|---:|"
+    )?;
+    let cost = |workers: f64| growth.at(workers).max(1e-9);
+    for workers in (0..=6).map(|power| f64::from(1 << power)) {
+        let (rate, share) = (workers / cost(workers), cost(1.0) / cost(workers) * 100.0);
+        writeln!(out, "| {workers} | {rate:.1} M | {share:.0} % |")?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What grows: workers, keys of detectors and views, fields, size, detectors, views; the lines and the pipeline of each point.
+//! What grows: workers, also more than there are cores, keys of detectors and views, fields, size, detectors, views; the lines and the pipeline of each point.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -20,6 +20,8 @@ pub(super) struct Series {
     pub(super) logarithmic: bool,
     /// Whether events a second matter, not CPU.
     pub(super) by_rate: bool,
+    /// Whether x are workers, each of which could have a core of its own.
+    pub(super) on_paper: bool,
     /// The points, given the bytes and the most lines of a run.
     pub(super) points: fn(u64, u64) -> Vec<Point>,
 }
@@ -52,7 +54,18 @@ pub(super) const SERIES: &[Series] = &[
         x: "workers",
         logarithmic: false,
         by_rate: true,
+        on_paper: false,
         points: workers,
+    },
+    Series {
+        name: "exchange",
+        title: "Workers beyond the cores",
+        what: "The input of W1 under a view with a count and a sum per minute and key of 20,000, on more workers than there are cores. All that workers do for each other is done: partial groups go to the worker of their key, and each tells all others how far it is. Only that they wait for a core is not as it would be.",
+        x: "workers",
+        logarithmic: true,
+        by_rate: false,
+        on_paper: true,
+        points: exchange,
     },
     Series {
         name: "keys",
@@ -61,6 +74,7 @@ pub(super) const SERIES: &[Series] = &[
         x: "keys",
         logarithmic: true,
         by_rate: false,
+        on_paper: false,
         points: keys,
     },
     Series {
@@ -70,6 +84,7 @@ pub(super) const SERIES: &[Series] = &[
         x: "keys",
         logarithmic: true,
         by_rate: false,
+        on_paper: false,
         points: view_keys,
     },
     Series {
@@ -79,6 +94,7 @@ pub(super) const SERIES: &[Series] = &[
         x: "fields",
         logarithmic: false,
         by_rate: false,
+        on_paper: false,
         points: fields,
     },
     Series {
@@ -88,6 +104,7 @@ pub(super) const SERIES: &[Series] = &[
         x: "bytes",
         logarithmic: true,
         by_rate: false,
+        on_paper: false,
         points: sizes,
     },
     Series {
@@ -97,6 +114,7 @@ pub(super) const SERIES: &[Series] = &[
         x: "detectors",
         logarithmic: false,
         by_rate: false,
+        on_paper: false,
         points: detectors,
     },
     Series {
@@ -106,6 +124,7 @@ pub(super) const SERIES: &[Series] = &[
         x: "views",
         logarithmic: false,
         by_rate: false,
+        on_paper: false,
         points: views,
     },
 ];
@@ -140,6 +159,20 @@ fn workers(bytes: u64, _: u64) -> Vec<Point> {
         )
     };
     (1..=cores).map(|x| Point { x: x as f64, lines: lines(bytes * 3, 451), line: shop, pipeline }).collect()
+}
+
+fn exchange(bytes: u64, _: u64) -> Vec<Point> {
+    let pipeline = |point: &Point, port: u16| {
+        let window = "tumble(\\\"@timestamp\\\", INTERVAL '1 minute')";
+        format!(
+            "workers: {}\n{}views:\n  spent: {{ sql: \"SELECT user_id, {window} AS minute, count(*) AS n, sum(amount) AS total FROM \\\"in\\\" GROUP BY user_id, {window}\" }}\n\
+             {DISCARD}  found: {{ type: blackhole, from: [spent] }}\n",
+            point.x,
+            source(port, SCHEMA)
+        )
+    };
+    let workers = [1, 2, 4, 8, 16];
+    workers.map(|x| Point { x: f64::from(x), lines: lines(bytes, 451), line: shop, pipeline }).into()
 }
 
 fn keys(_: u64, most: u64) -> Vec<Point> {
