@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use dbsp::algebra::F64;
 use dbsp::operator::{CmpFunc, Max, Min};
+use dbsp::typed_batch::IndexedZSetReader;
 use dbsp::utils::{Tup1, Tup2, Tup3, Tup4, Tup5, Tup6, Tup7};
 use dbsp::{DBData, OrdZSet, RootCircuit, Runtime, Stream, ZWeight};
 use serde::{Deserialize, Serialize};
