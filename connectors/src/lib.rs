@@ -11,6 +11,7 @@ pub mod document;
 pub mod error;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod memory;
 pub mod metrics;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;

@@ -8,7 +8,6 @@ pub mod cli;
 pub mod config;
 mod explaining;
 mod following;
-mod memory;
 pub mod postgres;
 mod reading;
 pub mod topology;

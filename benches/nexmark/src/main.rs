@@ -78,6 +78,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let Arguments { task, options } = Arguments::parse();
+    // As `logdrive run` has it.
+    logdrive_connectors::memory::keep_freed_blocks();
     let result = match task {
         Some(Task::Job { product, query, data, output, epoch }) => {
             serve(&product, &query, &data, &output, epoch)

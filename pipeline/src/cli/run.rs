@@ -44,7 +44,7 @@ enum LogFormat {
 }
 
 pub(super) fn run(command: &Run) -> Outcome {
-    crate::memory::keep_freed_blocks();
+    logdrive_connectors::memory::keep_freed_blocks();
     let (files, plan) = load(&command.files)?;
     let line = status_line::StatusLine::new(!command.quiet && std::io::stderr().is_terminal());
     start_logging(command, &line)?;

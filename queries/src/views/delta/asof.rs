@@ -1,7 +1,7 @@
 //! Joins each row with the one that was the latest at its time. Both sides are kept in the order of time, so that a
 //! change costs the rows whose partner changes, and the logarithm of what is kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use differential_dataflow::consolidation::consolidate;
@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::health::Health;
 use super::arranged::{Keyed, SEED};
-use super::codec::{ROW_BYTES, Row};
+use super::codec::{ROW_BYTES, Row, RowMap};
 
 /// How many bytes a time has; they compare as times do.
 const TIME_BYTES: usize = size_of::<i64>();
@@ -124,7 +124,7 @@ struct Changes {
 /// All keys of a worker.
 #[derive(Default)]
 struct Keys {
-    sides: HashMap<Row, Sides>,
+    sides: RowMap<Sides>,
     n_rows: usize,
     n_bytes: usize,
     /// Stands for no row of the right side.

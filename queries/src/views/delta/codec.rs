@@ -1,6 +1,7 @@
 //! Rows as bytes: what flows between the operators of differential dataflow. One type for all rows of all views, so that
 //! nothing is compiled for a query.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -11,6 +12,9 @@ use datafusion::common::Result;
 
 /// A row in Arrow's row format. The bytes of some columns followed by those of others are the bytes of both.
 pub(super) type Row = Vec<u8>;
+
+/// Something for each of many rows. Rows come from outside, so that nobody may foresee their hashes.
+pub(super) type RowMap<V> = HashMap<Row, V, ahash::RandomState>;
 
 /// About what a row that is kept costs beside its bytes.
 pub(super) const ROW_BYTES: usize = 64;

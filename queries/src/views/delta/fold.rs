@@ -1,7 +1,5 @@
 //! What is computed of the rows of a key, when a change costs what changed and not the rows that are there.
 
-use std::collections::HashMap;
-
 use datafusion::common::Result;
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, VecCollection};
@@ -15,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::super::health::Health;
 use super::arranged::{Keyed, SEED};
-use super::codec::{ROW_BYTES, Row};
+use super::codec::{ROW_BYTES, Row, RowMap};
 use super::failed::{bad, good};
 
 /// How many changes are looked at together.
@@ -96,7 +94,7 @@ struct Entry<K> {
 /// All keys of a worker.
 struct Keys<F: Fold> {
     fold: F,
-    entries: HashMap<Row, Entry<F::Kept>>,
+    entries: RowMap<Entry<F::Kept>>,
     /// Rows and bytes.
     size: (usize, usize),
 }
@@ -105,7 +103,7 @@ type Change = ((Row, Row), isize);
 
 impl<F: Fold> Keys<F> {
     fn new(fold: F) -> Self {
-        Self { fold, entries: HashMap::new(), size: (0, 0) }
+        Self { fold, entries: RowMap::default(), size: (0, 0) }
     }
 
     /// Takes in all changes of an epoch; how the results change.
@@ -138,11 +136,13 @@ impl<F: Fold> Keys<F> {
     fn tell(&mut self, key: &Row, results: &mut Vec<(Row, isize)>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let now = self.fold.results(key, &entry.kept);
-        let before = std::mem::replace(&mut entry.told, now.clone());
-        let mut changes: Vec<(Row, isize)> = before.into_iter().map(|row| (row, -1)).collect();
-        changes.extend(now.into_iter().map(|row| (row, 1)));
-        consolidate(&mut changes);
-        results.append(&mut changes);
+        if now != entry.told {
+            let before = std::mem::replace(&mut entry.told, now);
+            let before = before.into_iter().map(|row| (row, -1));
+            let mut changes: Vec<_> = before.chain(entry.told.iter().map(|row| (row.clone(), 1))).collect();
+            consolidate(&mut changes);
+            results.append(&mut changes);
+        }
 
         let (n_rows, n_bytes) = std::mem::take(&mut entry.size);
         self.size = (self.size.0 - n_rows, self.size.1 - n_bytes);
@@ -157,7 +157,7 @@ impl<F: Fold> Keys<F> {
     }
 
     fn clear(&mut self) {
-        (self.entries, self.size) = (HashMap::new(), (0, 0));
+        (self.entries, self.size) = (RowMap::default(), (0, 0));
     }
 }
 

@@ -1,12 +1,12 @@
 //! The rows of a leaf that are in the view or come in later, and what changed of them since the last cut.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::super::watermark;
-use super::codec::{ROW_BYTES, Row};
+use super::codec::{ROW_BYTES, Row, RowMap};
 
 /// When a row leaves that never does.
 pub(super) const NEVER: i64 = i64::MAX;
@@ -52,7 +52,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 enum Bag {
     /// Rows that may be taken back: how often each is there. Below zero if it was taken back before it came.
-    Counted(HashMap<Row, i64>),
+    Counted(RowMap<i64>),
     /// Others.
     Listed(Vec<Row>),
 }
@@ -92,7 +92,7 @@ pub(super) struct Kept {
     is_counted: bool,
     by_place: BTreeMap<Place, Bag>,
     /// Rows whose count has changed, with the one that the checkpoint has.
-    touched: BTreeMap<Place, HashMap<Row, i64>>,
+    touched: BTreeMap<Place, RowMap<i64>>,
     /// Rows that came, where they are not counted.
     added: Vec<(Place, Row)>,
     /// Partitions of which the checkpoint has rows.
@@ -286,7 +286,7 @@ impl Kept {
         let n_row_bytes = bytes_of(&row);
         let bag = self.by_place.entry(place).or_insert_with(|| {
             self.n_bytes += PLACE_BYTES;
-            if self.is_counted { Bag::Counted(HashMap::new()) } else { Bag::Listed(Vec::with_capacity(1)) }
+            if self.is_counted { Bag::Counted(RowMap::default()) } else { Bag::Listed(Vec::with_capacity(1)) }
         });
         match bag {
             Bag::Listed(rows) => {

@@ -8,7 +8,7 @@
 
 /// Lets freed blocks stay with the process for the next ones: those up to 32 MiB, and up to 256 MiB in all.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(crate) fn keep_freed_blocks() {
+pub fn keep_freed_blocks() {
     const SETTINGS: [(libc::c_int, libc::c_int); 3] = [
         (libc::M_MMAP_THRESHOLD, 32 << 20),
         (libc::M_TRIM_THRESHOLD, 256 << 20),
@@ -22,4 +22,4 @@ pub(crate) fn keep_freed_blocks() {
 
 /// Other allocators are left as they are.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn keep_freed_blocks() {}
+pub fn keep_freed_blocks() {}
