@@ -323,5 +323,5 @@ job on 2,000 events, in every round; the median of it is taken off CPU time and 
 at work for most of a run of this length, and would weigh less in a longer one. The measured time ends when the answer is written.
 
 Checked: the rows of the answer, after the changes that the product wrote, are those of DataFusion: their number, and a sum over hashes of them.
-DataFusion sees all rows at once, and so does Pathway here; Logdrive, Flink and Bytewax follow a stream.
+DataFusion sees all rows at once, and so does Pathway here; Logdrive, Flink, Bytewax and dbsp follow a stream.
 ";
